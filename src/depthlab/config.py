@@ -1,0 +1,176 @@
+"""The command line's surface: typed roots without values (those live in configs/), and the one rule that binds them.
+
+A group is a module, an option names a function or class in it, a key is one of its keyword-only arguments.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, make_dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
+
+from depthlab.errors import Mistake, hint, one_of, wrong_value
+from depthlab.training.recipe import Recipe, Warmup
+
+GROUPS = ("network", "skip", "unit", "norm", "init", "activation", "data", "recipe")
+
+# What may differ between two runs of one result: where and how it is computed, not what.
+UNSCIENTIFIC = {
+    *("device", "threads", "checkpoint_every", "rerun", "output_dir", "folder"),
+    *("data.root", "data.source", "data.workers"),
+}
+# The papers' choices, which a run's name leaves out.
+USUAL = {"unit": "original", "init": "kaiming", "activation": "relu"}
+
+Block = Enum("Block", ["basic", "bottleneck", "single"])
+Device = Enum("Device", ["auto", "cpu", "cuda"])
+Precision = Enum("Precision", ["fp32", "tf32", "bf16"])
+
+
+@dataclass
+class Config:
+    """All that `python train.py` takes; configs/train.yaml says what each means."""
+
+    depth: int = MISSING
+    width: int = MISSING
+    block: Block | None = MISSING
+    seed: int = MISSING
+    epochs: float | None = MISSING
+    device: Device = MISSING
+    precision: Precision = MISSING
+    threads: int | None = MISSING
+    evaluate_train: bool = MISSING
+    checkpoint_every: float = MISSING
+    rerun: bool = MISSING
+    output_dir: str = MISSING
+    folder: str | None = MISSING
+    network: Any = MISSING
+    skip: Any = MISSING
+    unit: Any = MISSING
+    norm: Any = MISSING
+    init: Any = MISSING
+    activation: Any = MISSING
+    data: Any = MISSING
+    recipe: Recipe = MISSING
+
+
+ConfigStore.instance().store("schema", Config)
+
+
+def bind(module: ModuleType, node: Any, group: str) -> Callable[..., Any]:
+    """The option that `node.name` names in `module`, its keyword-only arguments filled from the node's other keys.
+
+    Values are checked against the annotations. Raises Mistake, in one line that begins with `group`, on an unknown
+    option or key, a missing one, or a value of a wrong type.
+    """
+    values = dict(node) if isinstance(node, dict) else {"name": node}
+    options = {name: f for name, f in vars(module).items() if callable(f) and _public(module, name, f)}
+    if values.get("name") not in options:
+        raise one_of(group, values.get("name"), options)
+    name, option = values["name"], options[values.pop("name")]
+    keys = {p.name: p for p in inspect.signature(option).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    for key in values.keys() - keys.keys():
+        allowed = hint(key, keys) if keys else f"{group}={name} takes none"
+        raise Mistake(f"{group}.{key}={values[key]}: no such option; {allowed}")
+    for key in keys.keys() - values.keys():
+        raise Mistake(f"{group}.{key}: {group}={name} needs a value for it")
+    for key, parameter in keys.items():
+        values[key] = _checked(f"{group}.{key}", values[key], parameter.annotation)
+    return partial(option, **values)
+
+
+def _public(module: ModuleType, name: str, option: Any) -> bool:
+    inside = getattr(option, "__module__", "").startswith(module.__name__)
+    return inside and name in getattr(module, "__all__", [name]) and name[0].islower()
+
+
+def _checked(option: str, value: Any, annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        if value not in get_args(annotation):
+            raise one_of(option, value, get_args(annotation))
+        return value
+    schema = make_dataclass("Option", [("value", annotation)])
+    try:
+        checked = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})
+    except ValidationError as error:
+        raise wrong_value(option, str(error).split("\n", 1)[0]) from None
+    value = OmegaConf.to_container(checked)["value"]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        raise Mistake(f"{option}={value}: a finite number")
+    return value
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values that YAML and JSON can hold."""
+    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a plain config decides the result, as one flat dict.
+
+    Nulls and false are left out, as the values that do nothing, so that a field added later does not rename old runs.
+    """
+    return {k: v for k, v in _flat(config).items() if not (v is None or v is False or _unscientific(k))}
+
+
+def keys() -> list[str]:
+    """What a person can set, whatever the chosen options."""
+    recipe = [f"recipe.{field.name}" for field in fields(Recipe)]
+    return [field.name for field in fields(Config)] + recipe + [f"recipe.warmup.{f.name}" for f in fields(Warmup)]
+
+
+def help_text(configs: Path) -> str:
+    """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
+    scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (configs / "train.yaml").read_text(), re.MULTILINE)
+    lines = ["python train.py [option=value ...]", "  -m sweeps over values with commas; -c job shows the config", ""]
+    lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
+    for group in (*GROUPS, "recipe/schedule"):
+        lines += ["", f"{group}="]
+        for file in sorted((configs / group).glob("*.yaml")):
+            text = file.read_text()
+            keys = re.findall(r"^(\w+): *([^\s#]+)", text, re.MULTILINE)
+            given = ", ".join(f"{group}.{key}={value}" for key, value in keys if key not in ("name", "defaults"))
+            meaning = re.search(r"^# ([^@].*)", text, re.MULTILINE)
+            lines.append(f"  {file.stem:22}{meaning and meaning[1]}")
+            if given and group not in ("data", "recipe"):
+                lines.append(f"{'':24}{given.replace('/', '.')}")
+    return "\n".join(lines).replace("$", "$$")
+
+
+def _unscientific(key: str) -> bool:
+    return key in UNSCIENTIFIC or key.split(".")[0] in UNSCIENTIFIC
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def digest(config: dict[str, Any]) -> str:
+    """8 hexadecimal digits of all that decides the result."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(config: dict[str, Any]) -> str:
+    """`resnet110-scaled_0.5_1-batch-s0-3f9c2a1b`: network and depth, skip, norm, what is unusual, seed, digest."""
+    words = [f"{config['network']['name']}{config['depth']}", _label(config["skip"]), _label(config["norm"])]
+    words += [_label(config[group]) for group, usual in USUAL.items() if config[group]["name"] != usual]
+    return "-".join([*words, f"s{config['seed']}", digest(config)])
+
+
+def _label(option: dict[str, Any]) -> str:
+    """The option's name and its numbers: scaled_0.5_1."""
+    numbers = [f"{v:g}" for v in option.values() if isinstance(v, int | float) and not isinstance(v, bool)]
+    return "_".join([option["name"], *numbers])

@@ -1,0 +1,8 @@
+"""Data sets, held whole on the device where they fit. An option of the group `data` names one of these functions."""
+
+from depthlab.data.cifar import cifar10, cifar100
+from depthlab.data.handwritten import digits
+from depthlab.data.images import imagenet
+from depthlab.data.patterns import synthetic
+
+__all__ = ["cifar10", "cifar100", "digits", "imagenet", "synthetic"]

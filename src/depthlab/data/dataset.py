@@ -1,0 +1,99 @@
+"""What a data set offers, and the stream of batches that all of them share."""
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depthlab.errors import Mistake
+
+
+class DataSet(Protocol):
+    """Labelled images: an endless stream of training batches, and fixed splits to evaluate on."""
+
+    classes: int
+    """How many classes; labels are 0 to classes - 1."""
+    shape: tuple[int, int, int]
+    """Channels, height, width of one image."""
+    images: int
+    """How many training images there are, after `validation` and `subset` are taken away."""
+    splits: tuple[str, ...]
+    """What can be evaluated: test, train (the clean training images), and validation if images are held out."""
+
+    def size(self, split: str) -> int:
+        """How many images a split holds; Mistake if there is no such split."""
+        ...
+
+    def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches without end, from iteration `start` on.
+
+        x is float32 (size, channels, height, width) in channels_last memory, y is int64 (size,), both on the
+        device. Each epoch is a permutation of the training images; epochs follow one another without a gap, so a
+        batch may hold the end of one and the beginning of the next. Order and augmentation of epoch e are a pure
+        function of (seed, e): starting at k gives bit for bit what an uninterrupted stream gives from k on.
+        Mistake if a batch is larger than an epoch.
+        """
+        ...
+
+    def evaluate(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over a split in order, unaugmented, as in `batches`; the last batch may be smaller."""
+        ...
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator that is a pure function of the non-negative numbers in key, however alike two keys are."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+def stream(draw: Callable[[int], Tensor], images: int, size: int, start: int) -> Iterator[Tensor]:
+    """The rows of draw(0), draw(1), ... without end, `images` each, in cuts of `size` rows from cut `start` on.
+
+    Mistake, at once and not at the first batch, if size is not in 1 to images.
+    """
+    within("recipe.batch", size, 1, images, f"the data holds {images} training images")
+    epoch, skipped = divmod(start * size, images)
+
+    def cuts(epoch: int) -> Iterator[Tensor]:
+        rows = draw(epoch)[skipped:]
+        while True:
+            if len(rows) < size:
+                epoch += 1
+                rows = torch.cat([rows, draw(epoch)])
+            yield rows[:size]
+            rows = rows[size:]
+
+    return cuts(epoch)
+
+
+def within(option: str, given: int, low: int, high: int, reason: str) -> None:
+    """Mistake unless low <= given <= high: `data.subset=0: allowed 1 to 1437 (reason)`."""
+    if not low <= given <= high:
+        raise Mistake(f"{option}={given}: allowed {low} to {high} ({reason})")
+
+
+def divide(images: int, validation: int, subset: int | None) -> tuple[range, range]:
+    """The positions of the training and of the validation images among `images` training images.
+
+    The last `validation` are held out (He et al. 2015, section 4.2: 45,000 and 5,000 of CIFAR-10); of what remains
+    the first `subset` are trained on, all if None. Mistake if no training image would remain.
+    """
+    within("data.validation", validation, 0, images - 1, f"there are {images} training images")
+    rest = images - validation
+    if subset is not None:
+        within("data.subset", subset, 1, rest, f"{rest} training images are left after data.validation={validation}")
+    return range(subset or rest), range(rest, images)
+
+
+def vision(module: str) -> Any:
+    """The module torchvision.<module>, imported only where used; Mistake if it is absent or does not fit torch."""
+    try:
+        return import_module(f"torchvision.{module}")
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise Mistake(
+            f"torchvision cannot be imported ({reason}): get the one that fits torch {torch.__version__}, "
+            "pip install --upgrade torch torchvision"
+        ) from error

@@ -1,0 +1,75 @@
+"""A person's mistake in one line: the option, what was given, what is allowed, the nearest valid value."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+
+class Mistake(Exception):
+    """A mistake of the person at the keyboard. Its text is one line; the command exits with 2."""
+
+
+def one_of(option: str, given: object, allowed: Iterable[object]) -> Mistake:
+    """The mistake of a value outside a list: `skip=identiy: did you mean identity? (allowed: conv, ...)`."""
+    return Mistake(f"{option}={given}: {hint(str(given), allowed)}")
+
+
+def wrong_value(option: str, text: str) -> Mistake:
+    """The mistake behind OmegaConf's text on a value of a wrong type: `depth=abc: could not be converted to ...`."""
+    value = re.match(r"(?:Invalid value|Value) '(.*?)'(?: of type '\w+')?,? (.*)", text)
+    return Mistake(f"{option}={value[1]}: {value[2]}" if value else f"{option}: {text}")
+
+
+def hint(given: str, allowed: Iterable[object]) -> str:
+    """The nearest of the allowed names, if one is near, and all of them."""
+    names = [str(a) for a in allowed]
+    close = get_close_matches(given, names, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]}? " if close else "") + f"(allowed: {', '.join(names)})"
+
+
+@contextmanager
+def told_in_one_line(keys: Iterable[str]) -> Iterator[None]:
+    """Inside, a person's mistake ends the command with one line on standard error and exit code 2; a full disk or
+    another failure of the system, with 1. `keys`: what a person can set, for the nearest one.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        line, code = _one_line(error, keys), 2
+        if line is None and isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            line, code = f"{where}{error.strerror or error}; the same command continues", 1
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(code) from None
+
+
+def _one_line(error: Exception, keys: Iterable[str]) -> str | None:
+    """The mistake behind an exception of ours, Hydra's or OmegaConf's; None for a defect."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, Mistake):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, given = error.missing_cfg_file.rpartition("/")
+        return str(one_of(group, given, error.options))
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form option=value"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        key, text = cause.full_key, str(cause).split("\n", 1)[0]
+        parent = key.rpartition(".")[0]
+        if "not in" not in text:
+            return str(wrong_value(key, text))
+        siblings = [k for k in keys if k.rpartition(".")[0] == parent]
+        return f"{key}: no such option; {hint(key, siblings)}" if siblings else f"{key}: not an option of {parent}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return re.sub(r"\s+", " ", str(error))
+    return None

@@ -1,0 +1,54 @@
+"""Fully connected plain and residual networks of any depth (He et al. 2015b; Balduzzi et al. 2017)."""
+
+from torch import nn
+
+from depthlab.errors import Mistake, one_of
+from depthlab.network.resnet import Network, Skip
+from depthlab.network.unit import Activation, Norm, Order
+
+LAYERS = {"single": 1, "basic": 2}
+
+
+def mlp(
+    shape: tuple[int, int, int],
+    classes: int,
+    depth: int,
+    width: int,
+    block: str | None,
+    unit: Order,
+    skip: Skip,
+    norm: Norm,
+    activation: Activation,
+) -> Network:
+    """A fully connected network `depth` weighted layers deep, `width` wide: an input layer, units of one layer
+    (`block=single`, the usual) or two (`basic`), an output layer. Raises Mistake on a
+    depth or block that does not fit.
+    """
+    block = block or "single"
+    if block not in LAYERS:
+        raise one_of("block", block, LAYERS)
+    n, rest = divmod(depth - 2, LAYERS[block])
+    if rest or n < 1:
+        near = f"nearest {depth - 1} and {depth + 1}" if depth > 3 else f"nearest {LAYERS[block] + 2}"
+        raise Mistake(
+            f"depth={depth}: {block} blocks make {LAYERS[block] if block == 'basic' else ''}n+2 layers: {near}"
+        )
+    bias = isinstance(norm(width), nn.Identity)
+
+    def linear(features: int) -> nn.Linear:
+        return nn.Linear(features, width, bias=bias)
+
+    channels, height, side = shape
+    stem = nn.Sequential(nn.Flatten(), unit.stem(linear(channels * height * side), norm, activation))
+    units = [
+        unit.unit(
+            [linear(width) for _ in range(LAYERS[block])],
+            nn.Identity(),
+            skip(width),
+            norm,
+            activation,
+            first=i == 0,
+        )
+        for i in range(n)
+    ]
+    return Network(stem, [nn.Sequential(*units)], unit.tail(width, norm, activation), nn.Linear(width, classes))

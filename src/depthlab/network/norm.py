@@ -1,0 +1,189 @@
+"""Norms: what keeps the scale of the signal, `norm=ghost norm.size=16`.
+
+Each is made for `channels` channels and maps x to a tensor of its shape, (N, C) and (N, C, H, W) alike, with a scale
+`weight` (one at the start) and a shift `bias` (zero) per channel. A value that makes no sense raises Mistake, and so
+does an input with a single value to normalise, in the forward pass.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from depthlab.errors import Mistake
+
+# Added to the variance, and the new batch's share in the running statistics (Ioffe & Szegedy 2015; torch's defaults).
+EPS = 1e-5
+MOMENTUM = 0.1
+
+
+def none(channels: int) -> nn.Module:
+    """y = x: no norm, no parameters; the layers then have biases."""
+    return nn.Identity()
+
+
+def batch(channels: int) -> nn.Module:
+    """Each channel by its mean and variance over batch and pixels (Ioffe & Szegedy 2015, algorithm 1).
+
+    In evaluation by their running averages. The state dict has the names of torch's BatchNorm2d.
+    """
+    return _Batch(channels)
+
+
+def ghost(channels: int, *, size: int) -> nn.Module:
+    """Batch norm on virtual batches of `size` images, the last one maybe smaller (Hoffer et al. 2017, section 4).
+
+    Each is normalised by its own statistics and updates the running ones in turn; evaluation is batch norm's.
+    """
+    return _Ghost(channels, size)
+
+
+def renorm(channels: int, *, r_max: float, d_max: float, start: int, r_steps: int, d_steps: int) -> nn.Module:
+    """Batch renormalisation: (x - mu_B) / sigma_B r + d, nearly what evaluation will do (Ioffe 2017, algorithm 1).
+
+    r = sigma_B / sigma and d = (mu_B - mu) / sigma, constants to the gradient, lead from the batch's statistics to
+    the running ones, but r stays within a factor R, d within D. Batch norm (R = 1, D = 0) for `start` steps, then R
+    grows linearly to `r_max` at step `r_steps`, D to `d_max` at `d_steps` (section 4).
+    """
+    return _Renorm(channels, r_max, d_max, start, r_steps, d_steps)
+
+
+def momentum(channels: int, *, m0: int, tau: float, steps: int) -> nn.Module:
+    """Momentum batch norm: training, too, normalises by a moving average (Yong et al. 2020, algorithm 1).
+
+    Its history has the share lambda = q^(max(T - t, 0) / (T - 1)) - q, with q = min(m / m0, 1), m the batch's size, t
+    the step from 1 and T = `steps`: from 0 to 1 - m / m0, so that the noise falls to that of a batch of `m0`. Only
+    the batch's own share has a gradient. Evaluation uses an average of its own, with the share tau^(m / m0).
+    """
+    return _Momentum(channels, m0, tau, steps)
+
+
+def layer(channels: int) -> nn.Module:
+    """Each image by its mean and variance over channels and pixels (Ba et al. 2016, eq. 3); Wu & He 2018's G = 1."""
+    return _Group(1, channels, EPS)
+
+
+def group(channels: int, *, groups: int) -> nn.Module:
+    """Each image and each of `groups` groups of channels by its mean and variance (Wu & He 2018, section 3.1)."""
+    if groups < 1 or channels % groups:
+        near = min((g for g in range(1, channels + 1) if channels % g == 0), key=lambda g: abs(g - groups))
+        raise Mistake(f"norm.groups={groups}: does not divide {channels} channels (nearest: {near})")
+    return _Group(groups, channels, EPS)
+
+
+def instance(channels: int) -> nn.Module:
+    """Each image and channel by its mean and variance over the pixels (Ulyanov et al. 2016, eq. 3)."""
+    return _Group(channels, channels, EPS)
+
+
+def _at_least(low: int, **values: float) -> None:
+    for key, value in values.items():
+        if value < low:
+            raise Mistake(f"norm.{key}={value}: at least {low}")
+
+
+def _many(values: int, x: Tensor) -> None:
+    if values < 2:
+        raise Mistake(f"norm: one value has no variance, in an input of shape {tuple(x.shape)}; try norm=layer")
+
+
+class _Group(nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        _many(input[0].numel() // self.num_groups, input)
+        return super().forward(input)
+
+
+class _Batch(_BatchNorm):
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, EPS, MOMENTUM)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if self.training:
+            _many(input.numel() // self.num_features, input)
+
+
+class _Ghost(_Batch):
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__(channels)
+        _at_least(1, size=size)
+        self.size = size
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        return torch.cat([*map(super().forward, input.split(self.size))])
+
+
+class _Corrected(_Batch):
+    """Batch norm and a correction of it: (x - mu_B) / sigma_B r + d, inside one fast batch norm."""
+
+    def correction(self, mean: Tensor, var: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """r and d of a batch of `size` images with this mean and variance; updates the averages."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        self.num_batches_tracked.add_(1)
+        x = input.to(self.running_mean.dtype)
+        var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+        r, d = self.correction(mean, var, len(x))
+        return functional.batch_norm(
+            input, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=EPS
+        )
+
+
+class _Renorm(_Corrected):
+    def __init__(self, channels: int, r_max: float, d_max: float, start: int, r_steps: int, d_steps: int) -> None:
+        super().__init__(channels)
+        _at_least(1, r_max=r_max)
+        _at_least(0, d_max=d_max, start=start)
+        _at_least(start + 1, r_steps=r_steps, d_steps=d_steps)
+        self.r_max, self.d_max, self.start, self.r_steps, self.d_steps = r_max, d_max, start, r_steps, d_steps
+
+    @torch.no_grad()
+    def correction(self, mean: Tensor, var: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        r_max = 1 + (self.r_max - 1) * self._progress(self.r_steps)
+        d_max = self.d_max * self._progress(self.d_steps)
+        sigma_batch, sigma = (var + EPS).sqrt(), (self.running_var + EPS).sqrt()
+        r = (sigma_batch / sigma).clamp(1 / r_max, r_max)
+        d = ((mean - self.running_mean) / sigma).clamp(-d_max, d_max)
+        self.running_mean.lerp_(mean, MOMENTUM)
+        self.running_var.copy_(sigma.lerp(sigma_batch, MOMENTUM) ** 2 - EPS)  # the paper averages sigma
+        return r, d
+
+    def _progress(self, end: int) -> Tensor:
+        return ((self.num_batches_tracked - self.start) / (end - self.start)).clamp(0, 1)
+
+
+class _Momentum(_Corrected):
+    history_mean: Tensor
+    history_var: Tensor
+
+    def __init__(self, channels: int, m0: int, tau: float, steps: int) -> None:
+        super().__init__(channels)
+        _at_least(1, m0=m0)
+        _at_least(2, steps=steps)
+        if not 0 <= tau < 1:
+            raise Mistake(f"norm.tau={tau}: at least 0 and under 1")
+        self.m0, self.tau, self.steps = m0, tau, steps
+        self.register_buffer("history_mean", torch.zeros(channels))
+        self.register_buffer("history_var", torch.ones(channels))
+
+    def correction(self, mean: Tensor, var: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        q = min(size / self.m0, 1.0)
+        share = q ** ((self.steps - self.num_batches_tracked).clamp(min=0) / (self.steps - 1)) - q
+        mixed_mean = share * self.history_mean + (1 - share) * mean
+        mixed_var = share * self.history_var + (1 - share) * var
+        sigma = (mixed_var + EPS).sqrt()
+        with torch.no_grad():
+            self.history_mean.copy_(mixed_mean)
+            self.history_var.copy_(mixed_var)
+            self.running_mean.lerp_(mean, 1 - self.tau ** (size / self.m0))
+            self.running_var.lerp_(var, 1 - self.tau ** (size / self.m0))
+        return (var + EPS).sqrt() / sigma, (mean - mixed_mean) / sigma

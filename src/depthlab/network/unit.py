@@ -1,0 +1,151 @@
+"""The unit, x[l+1] = f(h(x[l]) (+) F(x[l])), and the orders in which its layers stand (He et al. 2016, Fig. 4)."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+Activation = Callable[[], nn.Module]
+
+
+class Unit(nn.Module):
+    """One residual unit, or its plain twin where `skip` is None.
+
+    `before` stands in front of the branch F; a shortcut that is a projection sees x after it, an identity x itself
+    (He et al. 2016, section 5 and appendix). `after` follows the addition.
+    """
+
+    def __init__(
+        self,
+        before: nn.Sequential,
+        branch: nn.Sequential,
+        shortcut: nn.Module,
+        skip: nn.Module | None,
+        after: nn.Sequential,
+    ) -> None:
+        super().__init__()
+        self.before, self.branch, self.after = before, branch, after
+        self.shortcut = None if skip is None else shortcut
+        self.skip = skip
+
+    @property
+    def last(self) -> nn.Module:
+        """The norm or the layer with weights that ends F."""
+        return next(m for m in reversed(self.branch) if getattr(m, "weight", None) is not None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.before(x)
+        y = self.branch(a)
+        if self.skip is not None and self.shortcut is not None:
+            h = self.shortcut(a if isinstance(self.shortcut, nn.Sequential) else x)
+            y = self.skip(h, y)
+        return self.after(y)
+
+
+@dataclass(frozen=True)
+class Order:
+    """`layer`: the order of one layer of F, repeated for each convolution; `after`: the words that end F's last
+    layer, if any, which stand after the addition instead.
+
+    Words in front of the convolution (pre-activation) make the first and the last unit special: the first finds
+    them done by the stem, before the split; after the last addition they stand once more (He et al. 2016, section
+    4.1).
+    """
+
+    layer: str
+    after: str = ""
+
+    def stem(self, conv: nn.Module, norm: Norm, activation: Activation) -> nn.Sequential:
+        """The network's first convolution with its norm and activation, whatever the order."""
+        before = self._before()
+        words = [*self.layer.split()[len(before) :], *before]
+        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, activation)))
+
+    def unit(
+        self,
+        convs: Sequence[nn.Module],
+        shortcut: nn.Module,
+        skip: nn.Module | None,
+        norm: Norm,
+        activation: Activation,
+        *,
+        first: bool,
+    ) -> Unit:
+        """A unit whose branch holds `convs`; `first`: it follows the stem."""
+        layers = _layers(self.layer.split() * len(convs), convs, norm, activation)
+        start, end = len(self._before()), len(layers) - len(self.after.split())
+        before, branch, after = (
+            nn.Sequential(OrderedDict(part))
+            for part in ([] if first else layers[:start], layers[start:end], layers[end:])
+        )
+        return Unit(before, branch, shortcut, skip, after)
+
+    def projection(self, conv: nn.Module, norm: Norm) -> nn.Sequential:
+        """The convolution of a shortcut of option B or C, with the norm that follows one in this order."""
+        words = [word for word in self.layer.split()[len(self._before()) :] if word != "act"]
+        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, nn.Identity)))
+
+    def tail(self, channels: int, norm: Norm, activation: Activation) -> nn.Sequential:
+        """What follows the last unit's addition."""
+        words = {"norm": lambda: norm(channels), "act": activation}
+        return nn.Sequential(OrderedDict((word, words[word]()) for word in self._before()))
+
+    def _before(self) -> list[str]:
+        return list(takewhile(lambda word: word != "conv", self.layer.split()))
+
+
+def _layers(
+    words: Sequence[str], convs: Sequence[nn.Module], norm: Norm, activation: Activation
+) -> list[tuple[str, nn.Module]]:
+    """The words as named modules: conv1, norm1, act1, conv2, ... A norm has the channels that reach it."""
+    layers: list[tuple[str, nn.Module]] = []
+    count = dict.fromkeys(("conv", "norm", "act"), 0)
+    out, channels = _channels(convs[0])
+    channels = channels if words[0] != "conv" else out
+    for word in words:
+        count[word] += 1
+        if word == "conv":
+            module = convs[count[word] - 1]
+            channels, _ = _channels(module)
+        else:
+            module = norm(channels) if word == "norm" else activation()
+        layers.append((f"{word}{count[word]}", module))
+    return layers
+
+
+def _channels(layer: nn.Module) -> tuple[int, int]:
+    weight = layer.get_parameter("weight")
+    return weight.shape[0], weight.shape[1]
+
+
+def original() -> Order:
+    """Fig. 4(a): the unit of He et al. 2015."""
+    return Order("conv norm act", after="act")
+
+
+def bn_after_addition() -> Order:
+    """Fig. 4(b): the last norm follows the addition."""
+    return Order("conv norm act", after="norm act")
+
+
+def relu_before_addition() -> Order:
+    """Fig. 4(c): F ends in a ReLU and is never negative; nothing follows the addition."""
+    return Order("conv norm act")
+
+
+def relu_only_preact() -> Order:
+    """Fig. 4(d): the ReLU stands before each convolution, the norm after it."""
+    return Order("act conv norm")
+
+
+def preact() -> Order:
+    """Fig. 4(e): full pre-activation."""
+    return Order("norm act conv")
+
+
+def norm_after_activation() -> Order:
+    """The unit of He et al. 2015 with each norm and activation swapped."""
+    return Order("conv act norm", after="act norm")

@@ -1,0 +1,133 @@
+"""Watching a run: the console, the progress bar, TensorBoard, signals, how long it will take."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger("depthlab")
+
+HOURS_ON_A_CPU = 3600.0
+"""Seconds from which on a run on the CPU gets a warning."""
+
+
+class Console(logging.Handler):
+    """Log lines on standard output, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+
+
+def log_to_console() -> None:
+    """What depthlab says goes to the console; what it says for the log file only (debug) does not. Once is enough."""
+    if not any(isinstance(handler, Console) for handler in log.handlers):
+        log.addHandler(Console(logging.INFO))
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """What the console says also goes into the file at `path`."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class Interruption:
+    """The first Ctrl-C or SIGTERM, remembered in `.signal` until the loop can save; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise SystemExit(128 + number)
+        self.signal = number
+
+    @contextmanager
+    def watching(self) -> Iterator["Interruption"]:
+        """Signals are remembered inside; outside they do what they did before."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Progress:
+    """A bar with error, images/s and time left where there is a terminal; once, how long the run will take."""
+
+    def __init__(self, steps: int, done: int, batch: int, evaluation: float, running: Callable[[], float]) -> None:
+        """`evaluation`: the cost of all evaluations to come, in training steps; `running`: the training error (%)."""
+        self.bar = tqdm(total=steps, initial=done, unit_scale=batch, unit=" images", disable=None, leave=False)
+        self.left, self.running, self.evaluation = steps - done, running, evaluation
+        self.first: float | None = None
+        self.count, self.told, self.shown = 0, False, time.monotonic()
+
+    def step(self) -> float | None:
+        """After each iteration. Returns the estimated seconds to go, once, when a few iterations have been seen."""
+        now = time.monotonic()
+        self.bar.update()
+        if not self.bar.disable and now - self.shown > 0.5:
+            self.bar.set_postfix_str(f"train error {self.running():.1f} %", refresh=False)
+            self.shown = now
+        if self.first is None:
+            self.first = now
+            return None
+        self.count += 1
+        if self.told or (now - self.first < 2 and self.count < 20):
+            return None
+        self.told = True
+        return (now - self.first) / self.count * (self.left - self.count + self.evaluation)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self.bar.close()
+
+
+class TensorBoard:
+    """Metrics as scalars against iterations, and the hyper-parameters, all in the run's own directory."""
+
+    def __init__(self, path: Path, step: int, hyperparameters: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        self.writer = SummaryWriter(str(path), purge_step=step + 1 if step else None, flush_secs=10)
+        for part in hparams(hyperparameters, dict.fromkeys(("error/train", "error/test"))):
+            self.writer._get_file_writer().add_summary(part)
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """train_error becomes error/train, test_loss loss/test, lr learning_rate."""
+        for key, value in metrics.items():
+            split, _, kind = key.rpartition("_")
+            if kind in ("error", "loss"):
+                self.writer.add_scalar(f"{kind}/{split}", value, step)
+            elif key == "lr":
+                self.writer.add_scalar("learning_rate", value, step)
+
+    def close(self) -> None:
+        """Flushes to the disk."""
+        self.writer.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 12 min, 3.5 h, 2.1 days."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

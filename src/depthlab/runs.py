@@ -1,0 +1,105 @@
+"""The run directory: what is written, and how it is read back. No torch in here."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from depthlab.config import identity
+from depthlab.errors import Mistake
+
+Record = dict[str, Any]
+
+
+class Run:
+    """One run's directory: config.yaml, metrics.jsonl, summary.json, checkpoint.pt, TensorBoard events, train.log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
+        self.summary, self.checkpoint, self.log = path / "summary.json", path / "checkpoint.pt", path / "train.log"
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Makes the directory, or joins one that stores the same config. Raises Mistake where neither is possible."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.config.exists():
+                stored = yaml.safe_load(self.config.read_text())
+                if not isinstance(stored, dict) or identity(stored) != identity(config):
+                    raise Mistake(f"{self.config}: not this run's config; move the directory away to start it anew")
+            else:
+                with replacing(self.config) as file:
+                    file.write(yaml.safe_dump(config, sort_keys=False).encode())
+        except OSError as error:
+            raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
+
+    def finished(self) -> Record | None:
+        """The summary of a finished or diverged run, else None."""
+        try:
+            return json.loads(self.summary.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise Mistake(f"{self.summary}: damaged; delete it to finish the run from its checkpoint") from None
+
+    def finish(self, summary: Record) -> None:
+        """Writes the summary, which makes the run a finished one."""
+        with replacing(self.summary) as file:
+            file.write(json.dumps(_finite(summary), indent=1).encode())
+
+    def records(self) -> list[Record]:
+        """The metrics, one record an evaluation; a torn last line is dropped."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(errors="replace").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def keep(self, records: list[Record]) -> None:
+        """Replaces the metrics: a continued run drops what came after its checkpoint."""
+        with replacing(self.metrics) as file:
+            file.writelines(_line(record) for record in records)
+
+    def append(self, record: Record) -> None:
+        """Adds a record and makes sure that it is on the disk."""
+        with self.metrics.open("ab") as file:
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def set_aside(self) -> None:
+        """Moves the directory away, to `.replaced` beside it, so that the run can be repeated and nothing is lost."""
+        aside = self.path.parent / ".replaced"
+        aside.mkdir(exist_ok=True)
+        number = next(n for n in range(1, 1_000_000) if not (aside / f"{self.path.name}-{n}").exists())
+        shutil.move(self.path, aside / f"{self.path.name}-{number}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write which takes `path`'s place only when it is whole and on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(_finite(record)).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no nan and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,151 @@
+"""The training loop of He et al. 2015, section 4.2: batch, rate of this iteration, loss, backward, step; report."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from depthlab.data.dataset import DataSet
+from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
+
+EVALUATION_BATCH = 500
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class State:
+    """All on which the next iteration depends, save the random state."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    """Iterations done."""
+    warm: bool = True
+    """The warm-up has not ended."""
+    window: Tensor | None = None
+    """Since the last evaluation: sum of the losses, images wrong, images seen; the first iteration with a loss that
+    is not finite, or -1. In float64 on the device, so that no step waits for it."""
+
+    def report(self) -> Metrics:
+        """train_error (%) and train_loss since the last evaluation, lr, and diverged_at if a loss was not finite."""
+        if self.window is None:
+            return {}
+        loss, wrong, images, diverged_at = self.window.tolist()
+        metrics = {"train_error": 100 * wrong / images, "train_loss": loss / images}
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        return metrics | ({"diverged_at": int(diverged_at)} if diverged_at >= 0 else {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as a dict that `torch.load(weights_only=True)` takes."""
+        parts = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return parts | {"step": self.step, "warm": self.warm, "window": self.window}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Puts back what `to_dict` gave."""
+        self.net.load_state_dict(saved["net"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.warm, self.window = saved["step"], saved["warm"], saved["window"]
+
+
+def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with momentum; weight decay on all parameters, or on the weights of convolutions and linear maps only."""
+    decayed = [p for p in net.parameters() if recipe.decay_on == "all" or p.dim() > 1]
+    others = [p for p in net.parameters() if recipe.decay_on != "all" and p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=recipe.nesterov)
+
+
+def train(
+    state: State,
+    data: DataSet,
+    recipe: Recipe,
+    schedule: Schedule,
+    *,
+    depth: int,
+    steps: int,
+    seed: int,
+    splits: tuple[str, ...],
+    autocast: Callable[[], AbstractContextManager],
+) -> Iterator[Metrics | None]:
+    """Trains until `steps` iterations are done, evaluating the `splits` after each epoch and at the end.
+
+    Yields after each iteration, and between the batches of an evaluation, None; after each evaluation the metrics:
+    train_error, train_loss (running, on the augmented batches since the last evaluation), for each split its
+    `_error` (%) and `_loss`, lr, and `diverged_at` where a loss was not finite, after which it ends. Between any two
+    yields the caller may look, save `state`, or stop; started again with that state it goes on as if never stopped.
+    """
+    batches = data.batches(recipe.batch, seed=seed, start=state.step)
+
+    def error() -> float:
+        return state.report().get("train_error", math.nan)
+
+    while True:
+        epoch_ends = state.step * recipe.batch // data.images > (state.step - 1) * recipe.batch // data.images
+        if steps == 0 or (state.window is not None and (epoch_ends or state.step == steps)):
+            metrics = state.report()
+            for split in splits:
+                name = "clean_train" if split == "train" else split
+                for result in evaluate(state.net, data.evaluate(split, EVALUATION_BATCH), autocast):
+                    if result is None:
+                        yield None
+                    else:
+                        metrics[f"{name}_error"], metrics[f"{name}_loss"] = result
+            state.window = None
+            yield metrics
+            if "diverged_at" in metrics:
+                return
+        if state.step == steps:
+            return
+
+        images, labels = next(batches)
+        state.warm = state.warm and still_warm(recipe, depth, state.step, steps, error)
+        rate = learning_rate(recipe, schedule, state.step, steps, warm=state.warm)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+
+        state.net.train()
+        with autocast():
+            logits = state.net(images)
+            loss = functional.cross_entropy(logits, labels)
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.optimizer.step()
+
+        if state.window is None:
+            state.window = torch.tensor([0.0, 0.0, 0.0, -1.0], dtype=torch.float64, device=images.device)
+        _count(state.window, loss.detach(), logits.detach(), labels, state.step)
+        state.step += 1
+        yield None
+
+
+def _count(window: Tensor, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
+    window[0] += loss * len(labels)
+    window[1] += (logits.argmax(1) != labels).sum()
+    window[2] += len(labels)
+    window[3] = torch.where(loss.isfinite() | (window[3] >= 0), window[3], step)
+
+
+@torch.no_grad()
+def evaluate(
+    net: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], autocast: Callable[[], AbstractContextManager]
+) -> Iterator[tuple[float, float] | None]:
+    """Error (%) and mean loss of the fixed network: None after each batch, the two numbers at the end."""
+    net.eval()
+    total = torch.zeros(3, dtype=torch.float64)
+    for images, labels in batches:
+        with autocast():
+            logits = net(images).float()
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        total += (
+            torch.stack([loss, (logits.argmax(1) != labels).sum(), logits.new_tensor(len(labels))]).double().cpu()
+        )
+        yield None
+    loss, wrong, images_seen = total.tolist()
+    yield 100 * wrong / images_seen, loss / images_seen

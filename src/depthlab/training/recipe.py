@@ -1,0 +1,75 @@
+"""The recipe as pure functions: how long and at which rate (He et al. 2015, section 4.2). No torch in here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from depthlab.errors import Mistake, one_of
+
+Schedule = Callable[[int, int], float]
+
+
+@dataclass
+class Warmup:
+    """A lower `rate` at the start, until the training error (%) is under `until_error` or for a `share` of the run,
+    whichever ends first, for networks of at least `from_depth` layers.
+    """
+
+    rate: float
+    until_error: float
+    share: float
+    from_depth: int
+
+
+@dataclass
+class Recipe:
+    """SGD's constants; configs/recipe/he2015.yaml says what each means."""
+
+    batch: int
+    iterations: int
+    rate: float
+    momentum: float
+    nesterov: bool
+    decay: float
+    decay_on: str
+    warmup: Warmup
+    schedule: Any
+
+
+def learning_rate(recipe: Recipe, schedule: Schedule, step: int, steps: int, *, warm: bool) -> float:
+    """The rate of iteration `step` of `steps`; `warm`: the warm-up has not ended."""
+    if warm:
+        return recipe.warmup.rate
+    return recipe.rate * schedule(step, steps)
+
+
+def still_warm(recipe: Recipe, depth: int, step: int, steps: int, error: Callable[[], float]) -> bool:
+    """Whether the warm-up goes on at iteration `step`; asked only while it has not ended.
+
+    `error()` gives the training error (%), nan while there is none; it is asked for only where it matters.
+    """
+    warmup = recipe.warmup
+    if depth < warmup.from_depth or step >= round(warmup.share * steps):
+        return False
+    return warmup.until_error <= 0 or not error() < warmup.until_error
+
+
+def check(recipe: Recipe) -> None:
+    """Raises Mistake on a constant outside its range."""
+    positive = "a positive number"
+    rules = [
+        ("batch", recipe.batch, recipe.batch >= 1, "at least 1"),
+        ("iterations", recipe.iterations, recipe.iterations >= 0, "at least 0"),
+        ("rate", recipe.rate, 0 < recipe.rate < inf, positive),
+        ("momentum", recipe.momentum, 0 <= recipe.momentum < 1, "at least 0 and under 1"),
+        ("nesterov", recipe.nesterov, recipe.momentum > 0 or not recipe.nesterov, "needs recipe.momentum above 0"),
+        ("decay", recipe.decay, 0 <= recipe.decay < inf, "at least 0"),
+        ("warmup.rate", recipe.warmup.rate, 0 < recipe.warmup.rate < inf, positive),
+        ("warmup.share", recipe.warmup.share, 0 <= recipe.warmup.share <= 1, "from 0 to 1"),
+    ]
+    for key, given, right, allowed in rules:
+        if not right:
+            raise Mistake(f"recipe.{key}={given}: {allowed}")
+    if recipe.decay_on not in ("all", "weights"):
+        raise one_of("recipe.decay_on", recipe.decay_on, ("all", "weights"))

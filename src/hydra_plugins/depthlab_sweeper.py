@@ -1,0 +1,48 @@
+"""Hydra's basic sweep, which first checks all runs, skips the finished ones, and tells at the end how each went."""
+
+import logging
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+
+log = logging.getLogger("depthlab")
+
+
+class DepthlabSweeper(BasicSweeper):
+    """`python train.py -m ...`: the grid of runs, each at most once."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
+        exits with 1 if any run failed.
+        """
+        from depthlab import app
+
+        if self.hydra_context is None or self.config is None or self.launcher is None:
+            raise RuntimeError("setup() comes before sweep()")
+        app.log_to_console()
+        loader = self.hydra_context.config_loader
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        grid = [list(job) for batch in self.split_arguments(overrides, None) for job in batch]
+        composed = [loader.load_sweep_config(self.config, job) for job in grid]
+        plans = [app.plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
+        jobs = {plan.run.path: (plan, job) for plan, job in zip(plans, grid, strict=True)}
+        left = {path: job for path, (plan, job) in jobs.items() if plan.cfg.rerun or not plan.run.finished()}
+        log.info("%d runs: %d done, %d to run", len(jobs), len(jobs) - len(left), len(left))
+        for plan in (plan for path, (plan, _) in jobs.items() if path not in left):
+            log.info(app.result(plan.run.finished()))
+        if not left:
+            return []
+
+        returns = self.launcher.launch(list(left.values()), initial_job_idx=0)
+        failed = [
+            f"{path.name}: failed: {job._return_value}"
+            for path, job in zip(left, returns, strict=True)
+            if job.status is not JobStatus.COMPLETED
+        ]
+        for line in failed:
+            log.error(line)
+        if failed:
+            raise SystemExit(1)
+        return [returns]

