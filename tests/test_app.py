@@ -93,7 +93,7 @@ def test_killed_anywhere_around_the_end(command, undisturbed, monkeypatch):
     def die(*args, **kwargs):
         raise Killed
 
-    for name in ("depthlab.runs.Run.finish", "depthlab.app._summary", "depthlab.training.checkpoint.save"):
+    for name in ("depthlab.runs.Run.finish", "depthlab.describe.summary", "depthlab.training.checkpoint.save"):
         with monkeypatch.context() as broken:
             broken.setattr(name, die)
             with pytest.raises(Killed):

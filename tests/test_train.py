@@ -36,7 +36,7 @@ MISTAKES = {
     "network=imagenet depth=19": "depth=19: nearest 18 and 34",
     "network=imagenet depth=50 block=basic": "made of bottleneck blocks",
     "network=mlp block=bottleneck": "allowed: single, basic",
-    "recipe.batch=1438": "recipe.batch=1438: the data hold 1437 training images",
+    "recipe.batch=1438": "recipe.batch=1438: allowed 1 to 1437 (the data holds 1437 training images)",
     "recipe.batch=0": "recipe.batch=0: at least 1",
     "recipe.rate=-0.1": "recipe.rate=-0.1: a positive number",
     "recipe.momentum=1": "recipe.momentum=1.0: at least 0 and under 1",

@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
 from functools import partial
@@ -16,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from depthlab.errors import Mistake, hint, one_of, wrong_value
@@ -67,7 +66,7 @@ class Config:
 ConfigStore.instance().store("schema", Config)
 
 
-def bind(module: ModuleType, node: Any, group: str) -> Callable[..., Any]:
+def bind(module: ModuleType, node: Any, group: str) -> partial[Any]:
     """The option that `node.name` names in `module`, its keyword-only arguments filled from the node's other keys.
 
     Values are checked against the annotations. Raises Mistake, in one line that begins with `group`, on an unknown
@@ -101,10 +100,11 @@ def _checked(option: str, value: Any, annotation: Any) -> Any:
         return value
     schema = make_dataclass("Option", [("value", annotation)])
     try:
-        checked = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})
+        value = OmegaConf.merge(OmegaConf.structured(schema), {"value": value}).value
     except ValidationError as error:
         raise wrong_value(option, str(error).split("\n", 1)[0]) from None
-    value = OmegaConf.to_container(checked)["value"]
+    if isinstance(value, ListConfig):
+        value = list(value)
     if isinstance(value, float) and not abs(value) < float("inf"):
         raise Mistake(f"{option}={value}: a finite number")
     return value
@@ -112,7 +112,10 @@ def _checked(option: str, value: Any, annotation: Any) -> Any:
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain values that YAML and JSON can hold."""
-    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    if not isinstance(values, dict):
+        raise TypeError("a config has names")
+    return {str(key): value for key, value in values.items()}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,6 @@ from tqdm import tqdm
 
 log = logging.getLogger("depthlab")
 
-HOURS_ON_A_CPU = 3600.0
-"""Seconds from which on a run on the CPU gets a warning."""
-
 
 class Console(logging.Handler):
     """Log lines on standard output, above a progress bar where there is one."""
@@ -71,28 +68,38 @@ class Interruption:
 class Progress:
     """A bar with error, images/s and time left where there is a terminal; once, how long the run will take."""
 
-    def __init__(self, steps: int, done: int, batch: int, evaluation: float, running: Callable[[], float]) -> None:
-        """`evaluation`: the cost of all evaluations to come, in training steps; `running`: the training error (%)."""
-        self.bar = tqdm(total=steps, initial=done, unit_scale=batch, unit=" images", disable=None, leave=False)
-        self.left, self.running, self.evaluation = steps - done, running, evaluation
+    def __init__(
+        self, steps: int, done: int, batch: int, evaluations: float, report: Callable[[], dict[str, float]]
+    ) -> None:
+        """`evaluations`: the cost of all those to come, in iterations; `report()` gives the metrics so far."""
+        self.bar = tqdm(
+            total=steps * batch, initial=done * batch, unit=" images", unit_scale=True, disable=None, leave=False
+        )
+        self.batch, self.left, self.report = batch, steps - done + evaluations, report
         self.first: float | None = None
         self.count, self.told, self.shown = 0, False, time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def step(self) -> float | None:
         """After each iteration. Returns the estimated seconds to go, once, when a few iterations have been seen."""
         now = time.monotonic()
-        self.bar.update()
+        self.bar.update(self.batch)
         if not self.bar.disable and now - self.shown > 0.5:
-            self.bar.set_postfix_str(f"train error {self.running():.1f} %", refresh=False)
+            self.bar.set_postfix_str(f"train error {self.report()['train_error']:.1f} %", refresh=False)
             self.shown = now
-        if self.first is None:
+        if self.first is None:  # the first iteration, which is slow, is not counted
             self.first = now
             return None
         self.count += 1
         if self.told or (now - self.first < 2 and self.count < 20):
             return None
         self.told = True
-        return (now - self.first) / self.count * (self.left - self.count + self.evaluation)
+        return (now - self.first) / self.count * (self.left - 1 - self.count)
 
     def close(self) -> None:
         """Takes the bar away."""
@@ -107,8 +114,9 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         self.writer = SummaryWriter(str(path), purge_step=step + 1 if step else None, flush_secs=10)
+        file = self.writer._get_file_writer()
         for part in hparams(hyperparameters, dict.fromkeys(("error/train", "error/test"))):
-            self.writer._get_file_writer().add_summary(part)
+            file.add_summary(part)  # pyrefly: ignore[missing-attribute]
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
         """train_error becomes error/train, test_loss loss/test, lr learning_rate."""
@@ -119,15 +127,8 @@ class TensorBoard:
             elif key == "lr":
                 self.writer.add_scalar("learning_rate", value, step)
 
-    def close(self) -> None:
-        """Flushes to the disk."""
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.writer.close()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 12 min, 3.5 h, 2.1 days."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

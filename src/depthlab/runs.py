@@ -4,15 +4,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
 from depthlab.config import identity
 from depthlab.errors import Mistake
+from depthlab.files import replacing
 
 Record = dict[str, Any]
 
@@ -78,20 +77,6 @@ class Run:
         aside.mkdir(exist_ok=True)
         number = next(n for n in range(1, 1_000_000) if not (aside / f"{self.path.name}-{n}").exists())
         shutil.move(self.path, aside / f"{self.path.name}-{number}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write which takes `path`'s place only when it is whole and on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _line(record: Record) -> bytes:

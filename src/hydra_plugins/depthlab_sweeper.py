@@ -17,21 +17,24 @@ class DepthlabSweeper(BasicSweeper):
         """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
         exits with 1 if any run failed.
         """
-        from depthlab import app
+        from depthlab.describe import result
+        from depthlab.observe import log_to_console
+        from depthlab.plan import plan
 
         if self.hydra_context is None or self.config is None or self.launcher is None:
             raise RuntimeError("setup() comes before sweep()")
-        app.log_to_console()
+        log_to_console()
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         grid = [list(job) for batch in self.split_arguments(overrides, None) for job in batch]
         composed = [loader.load_sweep_config(self.config, job) for job in grid]
-        plans = [app.plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
-        jobs = {plan.run.path: (plan, job) for plan, job in zip(plans, grid, strict=True)}
-        left = {path: job for path, (plan, job) in jobs.items() if plan.cfg.rerun or not plan.run.finished()}
+        plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
+        jobs = {planned.run.path: (planned, job) for planned, job in zip(plans, grid, strict=True)}
+        done = {path: planned.run.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
+        left = {path: job for path, (_, job) in jobs.items() if not done.get(path)}
         log.info("%d runs: %d done, %d to run", len(jobs), len(jobs) - len(left), len(left))
-        for plan in (plan for path, (plan, _) in jobs.items() if path not in left):
-            log.info(app.result(plan.run.finished()))
+        for summary in filter(None, done.values()):
+            log.info(result(summary))
         if not left:
             return []
 

@@ -1,20 +1,15 @@
 """The embedded and the invented set, and what holds for all of the group."""
 
-import inspect
 import subprocess
 import sys
-from pathlib import Path
-from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 import depthlab.data
 from depthlab.errors import Mistake
 
 CPU = torch.device("cpu")
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
 SYNTHETIC = {"classes": 4, "channels": 2, "size": 6, "images": 40, "test_images": 200, "augment": False}
 
 
@@ -55,24 +50,6 @@ def test_synthetic_is_learnable_and_always_the_same():
 def test_synthetic_refuses_nothing(key):
     with pytest.raises(Mistake, match=f"data.{key}=0: allowed 1 to"):
         depthlab.data.synthetic(CPU, **SYNTHETIC | {key: 0})
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_gives_the_functions_keywords(path):
-    lines = path.read_text().splitlines()
-    assert lines[0] == "# @package _global_"
-    assert lines[1].startswith("# ")
-    keys = dict(OmegaConf.load(path).data)
-    function = getattr(depthlab.data, keys.pop("name"))
-    _, *parameters = inspect.signature(function).parameters.values()
-    assert list(keys) == [p.name for p in parameters]
-    for p in parameters:
-        assert p.kind is p.KEYWORD_ONLY
-        assert p.default is p.empty
-        if get_origin(p.annotation) is Literal:
-            assert keys[p.name] in get_args(p.annotation)
-        else:
-            assert isinstance(keys[p.name], p.annotation)
 
 
 def test_importing_needs_neither_torchvision_nor_pillow():

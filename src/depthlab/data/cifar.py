@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import shutil
 import sys
 import tarfile
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from depthlab.data.arrays import Arrays
 from depthlab.data.dataset import vision
 from depthlab.data.fetch import Failed, download
 from depthlab.errors import Mistake, one_of
+from depthlab.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def unpickled(root: Path, kind: Cifar) -> Parts:
 
 def digests(parts: Parts) -> tuple[str, ...]:
     """SHA-256 of the arrays' bytes, by NAMES."""
-    return tuple(hashlib.sha256(parts[name]).hexdigest() for name in NAMES)
+    return tuple(hashlib.sha256(parts[name].data).hexdigest() for name in NAMES)
 
 
 def checked(parts: Parts, sha256: tuple[str, ...] | None) -> Parts:
@@ -267,16 +267,9 @@ def checked(parts: Parts, sha256: tuple[str, ...] | None) -> Parts:
 
 def write(cache: Path, parts: Parts) -> None:
     """Write the arrays and their digests, all at once or not at all."""
-    half = cache.with_name(f".{cache.name}.{os.getpid()}")
-    with writing(cache.parent):
-        try:
-            with half.open("wb") as file:
-                np.savez(file, **parts, sha256=np.array(digests(parts)))
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(cache)
-        finally:
-            half.unlink(missing_ok=True)
+    arrays: dict[str, Any] = {**parts, "sha256": np.array(digests(parts))}
+    with writing(cache.parent), replacing(cache) as file:
+        np.savez(file, **arrays)
 
 
 @contextmanager

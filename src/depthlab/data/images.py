@@ -115,15 +115,15 @@ class Folders:
 class Decoded(Dataset[tuple[Tensor, int]]):
     """The images of a folder, decoded and transformed to bytes (3, size, size), with their labels.
 
-    A key's last number is the image's position; all its numbers together determine what the transform draws. The
+    An index's last number is the image's position; all its numbers together determine what the transform draws. The
     random state of the calling process is left as it was.
     """
 
     def __init__(self, folder: Any, transform: Callable[[Any], Tensor]) -> None:
         self._folder, self._transform = folder, transform
 
-    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, int]:
-        image, label = self._folder[key[-1]]
+    def __getitem__(self, index: tuple[int, ...]) -> tuple[Tensor, int]:
+        image, label = self._folder[index[-1]]
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(generator(*key).get_state())
+            torch.set_rng_state(generator(*index).get_state())
             return self._transform(image), label

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from depthlab.errors import Mistake
 
+# By activation: He et al. 2015b, eq. 10, for the ReLU; torch.nn.init.calculate_gain for the others.
+GAINS = {"relu": sqrt(2), "tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0}
+
 
 class _Unit(Protocol):
     skip: nn.Module | None
@@ -74,7 +77,7 @@ def torch(net: _Net, *, zero_last: bool) -> None:
 
 def _gain(net: _Net, gain: float | None) -> float:
     if gain is None:
-        return nn.init.calculate_gain("linear" if net.activation == "identity" else net.activation)
+        return GAINS[net.activation]
     if gain < 0:
         raise Mistake(f"init.gain={gain}: at least 0")
     return gain

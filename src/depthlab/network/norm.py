@@ -94,9 +94,9 @@ class _Group(nn.GroupNorm):
 
 
 class _Batch(_BatchNorm):
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    running_mean: Tensor  # pyrefly: ignore[bad-override-mutable-attribute]
+    running_var: Tensor  # pyrefly: ignore[bad-override-mutable-attribute]
+    num_batches_tracked: Tensor  # pyrefly: ignore[bad-override-mutable-attribute]
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, EPS, MOMENTUM)

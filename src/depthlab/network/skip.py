@@ -44,10 +44,10 @@ class _Pointwise(nn.Conv2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 1, bias=False)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        if x.dim() == 2:
-            return functional.linear(x, self.weight.flatten(1), bias)
-        return functional.conv2d(x, self.weight, bias)
+    def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
+        if input.dim() == 2:
+            return functional.linear(input, self.weight.flatten(1), bias)
+        return functional.conv2d(input, self.weight, bias)
 
 
 class _Gate(nn.Module):

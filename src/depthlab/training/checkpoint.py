@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from depthlab.errors import Mistake
-from depthlab.runs import replacing
+from depthlab.files import replacing
 from depthlab.training.loop import State
 
 

@@ -1,0 +1,111 @@
+"""A run in words and numbers: what is said at its start and its end, and its summary."""
+
+import platform
+import resource
+import subprocess
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from depthlab.data.dataset import DataSet
+from depthlab.plan import Plan
+from depthlab.runs import Record
+
+
+def multiply_adds(plan: Plan, images: DataSet) -> int:
+    """Multiply-adds of one image's forward pass through convolutions and linear maps, counted by torch."""
+    with torch.device("meta"):
+        net = plan.build(images.shape, images.classes).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.empty(1, *images.shape))
+    return counter.get_total_flops() // 2
+
+
+def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Record) -> list[str]:
+    """What a run will do, in lines; `done`: iterations done before."""
+    cfg, values, recipe = plan.cfg, plan.config, plan.cfg.recipe
+    kind = "plain" if values["skip"]["name"] == "none" else f"residual ({values['skip']['name']})"
+    channels, height, width = images.shape
+    epochs = steps * recipe.batch / images.images
+    threads = f" ({torch.get_num_threads()} threads)" if facts["device"] == "cpu" else ""
+    return [
+        plan.run.path.name,
+        f"  network  {kind}, {cfg.depth} layers, {facts['parameters']:,} parameters, "
+        f"{facts['multiply_adds'] / 1e6:.4g} million multiply-adds",
+        f"  data     {plan.choices['data']}: {images.images:,} training and {images.size('test'):,} test images, "
+        f"{height}x{width}x{channels}, {images.classes} classes",
+        f"  recipe   {plan.choices['recipe']}: {steps:,} iterations of {recipe.batch} images ({epochs:.4g} epochs), "
+        f"rate {recipe.rate:g}, {values['recipe']['schedule']['name']}, "
+        f"momentum {recipe.momentum:g}, decay {recipe.decay:g}",
+        f"  device   {facts['device']}{threads}, {cfg.precision.name}",
+        f"  writes   {plan.run.path}",
+        *([f"  goes on  from iteration {done:,} of {steps:,}"] if done else []),
+    ]
+
+
+def hyperparameters(plan: Plan) -> dict[str, Any]:
+    """What TensorBoard's table shows: it has room for five columns, in alphabetical order."""
+    chosen = {group: plan.choices[group] for group in ("init", "norm", "skip", "unit")}
+    return {"depth": plan.cfg.depth, "width": plan.cfg.width, "seed": plan.cfg.seed} | chosen
+
+
+def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: float) -> Record:
+    """What summary.json holds: the last epoch's errors (%) and the best one's, sizes, speed, versions."""
+    last = records[-1]
+    chosen_by = "validation_error" if "validation_error" in last else "test_error"
+    best = min(records, key=lambda record: record[chosen_by])
+    gpu = facts["device"] != "cpu"
+    return {
+        "status": "diverged" if "diverged_at" in last else "finished",
+        **({"diverged_at": last["diverged_at"]} if "diverged_at" in last else {}),
+        "name": plan.run.path.name,
+        "choices": plan.choices,
+        "depth": plan.cfg.depth,
+        "final": {key: value for key, value in last.items() if key.endswith(("_error", "_loss"))},
+        "best": {"test_error": best["test_error"], "epoch": best["epoch"], "chosen_by": chosen_by},
+        **facts,
+        "iterations": last["step"],
+        "images_per_second": last["images"] / training_seconds if training_seconds else None,
+        "seconds": last["seconds"],
+        "peak_memory_bytes": torch.cuda.max_memory_allocated()
+        if gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "seed": plan.cfg.seed,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("depthlab", "torch")},
+        "git_commit": _commit(),
+    }
+
+
+def result(summary: Record) -> str:
+    """A run's one line: its name, its last errors, the best epoch's beside them."""
+    final, best = summary["final"], summary["best"]
+    words = [f"{summary['name']}: {summary['status']}"]
+    for split in ("train", "validation", "test"):
+        if final.get(f"{split}_error") is not None:
+            words.append(f"{split} error {final[f'{split}_error']:.2f} %")
+    words[-1] += f" (best {best['test_error']:.2f} %, epoch {best['epoch']:.0f})"
+    return f"{', '.join(words)}, {summary['iterations']:,} iterations in {duration(summary['seconds'])}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 12 min, 3.5 h, 2.1 days."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def _commit() -> str | None:
+    """The project's commit, with a + where files differ from it; None outside a clone."""
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
+    try:
+        commit = git(["git", "rev-parse", "--short=12", "HEAD"])
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"])
+    except OSError:
+        return None
+    return commit.stdout.strip() + "+" * bool(changed.stdout) if commit.returncode == 0 else None

@@ -1,0 +1,75 @@
+"""From a composed config to the objects that it names, checked before anything is written."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from depthlab import config, data, network
+from depthlab.config import Config
+from depthlab.errors import Mistake
+from depthlab.network import activation, init, norm, skip, unit
+from depthlab.network.resnet import Network
+from depthlab.runs import Run
+from depthlab.training import recipe, schedule
+
+MODULES = {"network": network, "skip": skip, "unit": unit, "norm": norm, "init": init}
+MODULES |= {"activation": activation, "data": data}
+
+
+@dataclass
+class Plan:
+    """A checked config: the objects that it names, and the directory in which its run lies."""
+
+    cfg: Config
+    config: dict[str, Any]
+    """The config as plain values, complete: what is stored and what the run's name is made of."""
+    choices: dict[str, str]
+    """The chosen option of each group, as typed."""
+    options: dict[str, partial[Any]]
+    schedule: Callable[[int, int], float]
+    run: Run
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> Network:
+        """The network for images of `shape`, its weights filled from the seed, which sets torch's random state."""
+        cfg, options = self.cfg, self.options
+        torch.manual_seed(cfg.seed)
+        block = cfg.block.name if cfg.block else None
+        parts = options["unit"](), options["skip"], options["norm"], options["activation"]
+        net = options["network"](shape, classes, cfg.depth, cfg.width, block, *parts)
+        net.activation = self.config["activation"]["name"]
+        options["init"](net)
+        return net
+
+
+def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
+    """Checks a composed config, all but the data; `choices`: the chosen option of each group. Raises Mistake."""
+    composed = composed.copy()
+    with open_dict(composed):
+        composed.pop("hydra", None)
+    cfg = cast(Config, OmegaConf.to_object(composed))
+    recipe.check(cfg.recipe)
+    for key, given, low in (("width", cfg.width, 1), ("threads", cfg.threads, 1), ("seed", cfg.seed, 0)):
+        if given is not None and given < low:
+            raise Mistake(f"{key}={given}: at least {low}")
+    if cfg.epochs is not None and not 0 <= cfg.epochs < inf:
+        raise Mistake(f"epochs={cfg.epochs}: at least 0")
+
+    values = config.plain(composed)
+    options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
+    for group, option in options.items():
+        values[group] |= option.keywords
+    bound = config.bind(schedule, values["recipe"]["schedule"], "recipe.schedule")
+    values["recipe"]["schedule"] |= bound.keywords
+    values["folder"] = values["folder"] or choices["data"]
+    chosen = {group: choices[group] for group in (*MODULES, "recipe")}
+    path = Path(cfg.output_dir) / values["folder"] / config.run_name(values)
+    planned = Plan(cfg, values, chosen, options, bound, Run(path))
+    with torch.device("meta"):
+        planned.build((3, 32, 32), 10)
+    return planned

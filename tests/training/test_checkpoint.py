@@ -1,0 +1,131 @@
+"""The checkpoint: whole or not at all, and never code."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from depthlab.errors import Mistake
+from depthlab.training import checkpoint
+from depthlab.training.loop import State
+
+
+def state(seed, width=3):
+    """A small network with momentum, in the middle of a run."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9)
+    net(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    return State(net, optimizer, seed, seed % 2 == 0, torch.tensor([1.0, 2.0, 3.0, -1.0], dtype=torch.float64) * seed)
+
+
+def values(state):
+    """All of it as one flat list."""
+    parts = [*state.net.state_dict().values(), *(s["momentum_buffer"] for s in state.optimizer.state.values())]
+    return [part.tolist() for part in parts] + [state.step, state.warm, state.window.tolist()]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint.pt"
+
+
+def test_all_comes_back_with_the_random_stream(path):
+    old, new = state(1), state(2)
+    wanted = values(old)
+    torch.manual_seed(11)
+    torch.rand(3)
+    checkpoint.save(path, old, digest="abc", clock={"seconds": 1.5})
+    drawn = torch.rand(5)
+    assert values(new) != wanted
+    more = checkpoint.load(path, new, digest="abc")
+    assert torch.equal(torch.rand(5), drawn)
+    assert values(new) == wanted
+    assert (more["digest"], more["clock"]) == ("abc", {"seconds": 1.5})
+
+
+def test_it_loads_as_weights_only_and_is_alone_in_its_folder(path):
+    checkpoint.save(path, state(1), digest="abc")
+    assert torch.load(path, weights_only=True)["step"] == 1
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_saving_again_replaces_it(path):
+    for seed in (1, 2):
+        checkpoint.save(path, state(seed))
+    new = state(3)
+    checkpoint.load(path, new)
+    assert values(new) == values(state(2))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_save_that_fails_in_the_middle_leaves_the_old_file_and_nothing_else(path, monkeypatch, error):
+    checkpoint.save(path, state(1))
+    before = path.read_bytes()
+
+    def half(saved, file):
+        file.write(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(type(error)):
+        checkpoint.save(path, state(2))
+    assert path.read_bytes() == before
+    assert [*path.parent.iterdir()] == [path]
+
+
+class Evil:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.marker),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda evil, path: path.write_bytes(pickle.dumps(evil))])
+def test_code_in_a_file_does_not_run(path, tmp_path, write):
+    marker = tmp_path / "marker"
+    write({"net": Evil(marker)}, path)
+    with pytest.raises(Mistake, match=r"checkpoint\.pt: damaged"):
+        checkpoint.load(path, state(1))
+    assert not marker.exists()
+    pickled = torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
+    assert pickled.keys() == {"net"}
+    assert marker.exists()  # so it would have run
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_cut_file_is_one_line(path, share):
+    checkpoint.save(path, state(1))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(Mistake) as mistake:
+        checkpoint.load(path, state(2))
+    assert str(mistake.value).startswith(f"{path}: damaged (")
+    assert str(mistake.value).endswith("delete it to start this run anew")
+    assert "\n" not in str(mistake.value)
+
+
+def test_what_is_expected_must_be_there_before_anything_is_put_back(path):
+    checkpoint.save(path, state(1), digest="abc")
+    new = state(2)
+    before, random = values(new), torch.get_rng_state()
+    with pytest.raises(Mistake, match="of another config"):
+        checkpoint.load(path, new, digest="abd")
+    with pytest.raises(Mistake, match="damaged"):
+        checkpoint.load(path, new, digset="abc")
+    assert values(new) == before
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_checkpoint_of_another_network_is_one_line(path):
+    checkpoint.save(path, state(1, width=2))
+    with pytest.raises(Mistake) as mistake:
+        checkpoint.load(path, state(1))
+    assert "damaged" in str(mistake.value)
+    assert "\n" not in str(mistake.value)
