@@ -26,6 +26,7 @@ Command = Callable[..., Outcome]
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

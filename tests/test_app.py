@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import ROOT
 from depthlab.training import checkpoint, loop
@@ -115,7 +116,13 @@ def test_kill_9_at_random_moments(command, undisturbed):
         process.kill()
         process.wait()
     assert command(*RUN).code == 0
-    assert same(outcome_of_run(), undisturbed)
+    outcome = outcome_of_run()
+    assert same(outcome, undisturbed)
+    (run,) = Path("outputs/digits").iterdir()
+    shown = EventAccumulator(str(run)).Reload().Scalars("error/test")
+    assert [(event.step, event.value) for event in shown] == [
+        (record["step"], pytest.approx(record["test_error"])) for record in outcome[1]
+    ]
 
 
 def test_a_torn_metrics_line_is_dropped(command, undisturbed, monkeypatch):

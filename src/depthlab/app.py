@@ -22,6 +22,7 @@ from depthlab.plan import Plan, plan
 from depthlab.runs import Record
 from depthlab.training import checkpoint
 from depthlab.training.loop import State, sgd, train
+from depthlab.training.recipe import check_rates
 
 log = logging.getLogger("depthlab")
 
@@ -64,6 +65,7 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     batch = cfg.recipe.batch
     within("recipe.batch", batch, 1, images.images, f"the data holds {images.images} training images")
     steps = cfg.recipe.iterations if cfg.epochs is None else math.ceil(cfg.epochs * images.images / batch)
+    check_rates(cfg.recipe, planned.schedule, steps)
     if done:
         home.set_aside()
     home.start(planned.config)
@@ -103,7 +105,7 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, leve
     digest = config.digest(planned.config)
     if home.checkpoint.exists():
         clock = Clock(**checkpoint.load(home.checkpoint, state, digest=digest)["clock"])
-        records = [r for r in home.records() if r["step"] < state.step + (state.window is None)]
+        records = [r for r in home.records() if r["step"] < state.next_record]
     home.keep(records)
     for line in describe.announcement(planned, images, steps, state.step, facts):
         log.log(level, line)
@@ -126,17 +128,18 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, leve
     forward = sum(map(images.size, splits)) / batch / 3  # a test pass, in iterations: forward is a third of one
 
     def save() -> None:
+        board.flush()
         checkpoint.save(home.checkpoint, state, digest=digest, clock=vars(clock))
 
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption().watching())
-        board = stack.enter_context(TensorBoard(home.path, state.step, describe.hyperparameters(planned)))
+        board = stack.enter_context(TensorBoard(home.path, state.next_record, describe.hyperparameters(planned)))
         progress = stack.enter_context(Progress(steps, state.step, batch, (epochs_left + 1) * forward, state.report))
         saved_at = last = time.monotonic()
         for metrics in () if over else training:
             now = time.monotonic()
             if clock.tick(now - last, state.step) and (seconds := progress.step()):
-                _tell(seconds, where)
+                _tell(home.path.name, seconds, where)
             last = now
             if metrics is not None:
                 position = {"step": state.step, "epoch": state.step * batch / images.images}
@@ -161,8 +164,8 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, leve
     return summary
 
 
-def _tell(seconds: float, where: torch.device) -> None:
-    if seconds >= 30:
-        log.info("about %s to go", describe.duration(seconds))
+def _tell(name: str, seconds: float, where: torch.device) -> None:
+    if seconds >= 60:
+        log.info("%s: about %s to go", name, describe.duration(seconds))
     if seconds >= LONG and where.type == "cpu":
         log.warning("that is long on a CPU; shorter: epochs=1, data=cifar10_small, data=digits, or device=cuda")

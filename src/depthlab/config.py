@@ -6,6 +6,7 @@ A group is a module, an option names a function or class in it, a key is one of 
 import hashlib
 import inspect
 import json
+import math
 import re
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
@@ -74,9 +75,10 @@ def bind(module: ModuleType, node: Any, group: str) -> partial[Any]:
     """
     values = dict(node) if isinstance(node, dict) else {"name": node}
     options = {name: f for name, f in vars(module).items() if callable(f) and _public(module, name, f)}
-    if values.get("name") not in options:
-        raise one_of(group, values.get("name"), options)
-    name, option = values["name"], options[values.pop("name")]
+    name = str(values.pop("name", None))
+    if name not in options:
+        raise one_of(group, name, options)
+    option = options[name]
     keys = {p.name: p for p in inspect.signature(option).parameters.values() if p.kind is p.KEYWORD_ONLY}
     for key in values.keys() - keys.keys():
         allowed = hint(key, keys) if keys else f"{group}={name} takes none"
@@ -105,7 +107,7 @@ def _checked(option: str, value: Any, annotation: Any) -> Any:
         raise wrong_value(option, str(error).split("\n", 1)[0]) from None
     if isinstance(value, ListConfig):
         value = list(value)
-    if isinstance(value, float) and not abs(value) < float("inf"):
+    if not all(math.isfinite(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)):
         raise Mistake(f"{option}={value}: a finite number")
     return value
 

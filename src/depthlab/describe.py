@@ -31,7 +31,8 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     kind = "plain" if values["skip"]["name"] == "none" else f"residual ({values['skip']['name']})"
     channels, height, width = images.shape
     epochs = steps * recipe.batch / images.images
-    threads = f" ({torch.get_num_threads()} threads)" if facts["device"] == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f" ({count} thread{'s' * (count > 1)})" if facts["device"] == "cpu" else ""
     return [
         plan.run.path.name,
         f"  network  {kind}, {cfg.depth} layers, {facts['parameters']:,} parameters, "

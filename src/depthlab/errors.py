@@ -60,6 +60,8 @@ def _one_line(error: Exception, keys: Iterable[str]) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, given = error.missing_cfg_file.rpartition("/")
         return str(one_of(group, given, error.options))
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return "an option of a group is chosen by its name, as in skip=none"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form option=value"
     cause = error.__cause__

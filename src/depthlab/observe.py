@@ -109,11 +109,12 @@ class Progress:
 class TensorBoard:
     """Metrics as scalars against iterations, and the hyper-parameters, all in the run's own directory."""
 
-    def __init__(self, path: Path, step: int, hyperparameters: dict[str, Any]) -> None:
+    def __init__(self, path: Path, purge_step: int, hyperparameters: dict[str, Any]) -> None:
+        """`purge_step`: what an earlier, interrupted start wrote from there on is void."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        self.writer = SummaryWriter(str(path), purge_step=step + 1 if step else None, flush_secs=10)
+        self.writer = SummaryWriter(str(path), purge_step=purge_step, flush_secs=10)
         file = self.writer._get_file_writer()
         for part in hparams(hyperparameters, dict.fromkeys(("error/train", "error/test"))):
             file.add_summary(part)  # pyrefly: ignore[missing-attribute]
@@ -126,6 +127,10 @@ class TensorBoard:
                 self.writer.add_scalar(f"{kind}/{split}", value, step)
             elif key == "lr":
                 self.writer.add_scalar("learning_rate", value, step)
+
+    def flush(self) -> None:
+        """Hands all to the system, as a checkpoint must not be ahead of what is shown."""
+        self.writer.flush()
 
     def __enter__(self) -> "TensorBoard":
         return self

@@ -1,7 +1,7 @@
 """From a composed config to the objects that it names, checked before anything is written."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from depthlab import config, data, network
 from depthlab.config import Config
-from depthlab.errors import Mistake
+from depthlab.errors import Mistake, hint
 from depthlab.network import activation, init, norm, skip, unit
 from depthlab.network.resnet import Network
 from depthlab.runs import Run
@@ -52,20 +52,25 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     composed = composed.copy()
     with open_dict(composed):
         composed.pop("hydra", None)
+    known = [field.name for field in fields(Config)]
+    for key in set(composed) ^ set(known):
+        raise Mistake(
+            f"{key}: no such option; {hint(str(key), known)}" if key not in known else f"{key}: needs a value"
+        )
     cfg = cast(Config, OmegaConf.to_object(composed))
     recipe.check(cfg.recipe)
     for key, given, low in (("width", cfg.width, 1), ("threads", cfg.threads, 1), ("seed", cfg.seed, 0)):
-        if given is not None and given < low:
-            raise Mistake(f"{key}={given}: at least {low}")
+        if given is not None and not low <= given < 2**31:
+            raise Mistake(f"{key}={given}: at least {low} and under 2^31")
     if cfg.epochs is not None and not 0 <= cfg.epochs < inf:
         raise Mistake(f"epochs={cfg.epochs}: at least 0")
 
     values = config.plain(composed)
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
     for group, option in options.items():
-        values[group] |= option.keywords
+        values[group] = {"name": option.func.__name__} | option.keywords
     bound = config.bind(schedule, values["recipe"]["schedule"], "recipe.schedule")
-    values["recipe"]["schedule"] |= bound.keywords
+    values["recipe"]["schedule"] = {"name": bound.func.__name__} | bound.keywords
     values["folder"] = values["folder"] or choices["data"]
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
     path = Path(cfg.output_dir) / values["folder"] / config.run_name(values)

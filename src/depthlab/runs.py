@@ -29,12 +29,14 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.config.exists():
-                stored = yaml.safe_load(self.config.read_text())
+                stored = yaml.safe_load(self.config.read_text(errors="replace"))
                 if not isinstance(stored, dict) or identity(stored) != identity(config):
                     raise Mistake(f"{self.config}: not this run's config; move the directory away to start it anew")
             else:
                 with replacing(self.config) as file:
                     file.write(yaml.safe_dump(config, sort_keys=False).encode())
+        except yaml.YAMLError:
+            raise Mistake(f"{self.config}: damaged; move the directory away to start the run anew") from None
         except OSError as error:
             raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
 
@@ -87,4 +89,6 @@ def _finite(value: Any) -> Any:
     """JSON has no nan and no infinity: they become null."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

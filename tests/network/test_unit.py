@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from depthlab.config import bind
-from depthlab.network import resnet, skip, unit
+from depthlab.network import norm, resnet, skip, unit
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "unit"
 PRESETS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
@@ -72,16 +72,20 @@ def order(preset):
     return bind(unit, PRESETS[preset], "unit")()
 
 
-def network(preset, block="basic", join=skip.identity, shortcut="A", norm=nn.BatchNorm2d, units=3):
-    """A network of `units` units in three stages, 4, 8, 16 channels wide, in evaluation, each norm unlike the next."""
+def network(preset, block="basic", join=skip.identity, shortcut="A", units=3):
+    """A network of `units` units in three stages of 4, 8, 16 channels, in evaluation, each norm its own."""
     torch.manual_seed(0)
     depth = (BLOCKS[block][0] - 2) * units // 3 + 2
     choices = {"family": "cifar", "shortcut": shortcut, "stride_in": "1x1"}
-    net = resnet((3, 8, 8), 10, depth, 4, block, order(preset), join, norm, nn.ReLU, **choices).double().eval()
+    net = (
+        resnet((3, 8, 8), 10, depth, 4, block, order(preset), join, nn.BatchNorm2d, nn.ReLU, **choices)
+        .double()
+        .eval()
+    )
     for tensor in (t for m in net.modules() if isinstance(m, nn.BatchNorm2d) for t in m.state_dict().values()):
         if tensor.is_floating_point():
             nn.init.uniform_(tensor, 0.5, 1.5)
-    return net
+    return net.eval()
 
 
 def one_unit(preset, *, first=False, join=None, layers=2):
@@ -185,9 +189,7 @@ def test_order_of_the_network(preset, block, table, units):
 def test_last(preset):
     u = one_unit(preset)
     assert u.last is u.branch.get_submodule(LAST[preset])
-    u = order(preset).unit(
-        [nn.Linear(4, 4)], nn.Identity(), None, lambda channels: nn.Identity(), nn.ReLU, first=True
-    )
+    u = order(preset).unit([nn.Linear(4, 4)], nn.Identity(), None, norm.none, nn.ReLU, first=True)
     assert u.last is u.branch.get_submodule("conv1")  # no norm: the layer
 
 
@@ -317,11 +319,11 @@ def test_plain_networks_are_one_chain_of_conv_norm_relu(a, b, block):
 def test_a_norm_is_made_for_the_channels_that_reach_it(preset):
     made = []
 
-    def norm(channels):
+    def recorded(channels):
         made.append(channels)
         return nn.BatchNorm2d(channels)
 
     convs = [nn.Conv2d(4, 6, 1), nn.Conv2d(6, 9, 1), nn.Conv2d(9, 4, 1)]
-    order(preset).unit(convs, nn.Identity(), skip.identity(4), norm, nn.ReLU, first=False)(images(4).float())
+    order(preset).unit(convs, nn.Identity(), skip.identity(4), recorded, nn.ReLU, first=False)(images(4).float())
     assert set(made) <= {4, 6, 9}
     assert {6, 9} <= set(made)

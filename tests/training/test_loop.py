@@ -38,8 +38,8 @@ class Data:
     def order(self, seed, rows):
         """The first rows of all epochs, one after the other."""
         epochs = -(-rows // self.images)
-        draws = [torch.randperm(self.images, generator=torch.Generator().manual_seed(9 * seed + e)) for e in range(epochs)]
-        return torch.cat(draws)[:rows]
+        random = [torch.Generator().manual_seed(9 * seed + epoch) for epoch in range(epochs)]
+        return torch.cat([torch.randperm(self.images, generator=r) for r in random])[:rows]
 
     def batches(self, size, *, seed, start=0):
         while True:
@@ -103,13 +103,15 @@ def second_loop(data, steps, seed, rates, **options):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses, wrong, seen = losses + float(loss) * len(y), wrong + int((logits.argmax(1) != y).sum()), seen + len(y)
+        losses, seen = losses + loss.item() * len(y), seen + len(y)
+        wrong += int((logits.argmax(1) != y).sum())
         if (step + 1) * BATCH // data.images > epochs or step + 1 == steps:
             epochs = (step + 1) * BATCH // data.images
             net.eval()
             with torch.no_grad():
                 logits, y = net(data.parts["test"][0]), data.parts["test"][1]
-            error = {"train_error": 100 * wrong / seen, "test_error": 100 * float((logits.argmax(1) != y).float().mean())}
+            mistaken = int((logits.argmax(1) != y).sum())
+            error = {"train_error": 100 * wrong / seen, "test_error": 100 * mistaken / len(y)}
             loss = {"train_loss": losses / seen, "test_loss": float(functional.cross_entropy(logits, y))}
             found.append((step + 1, error | loss | {"lr": rates[step]}))
             losses, wrong, seen = 0.0, 0, 0
@@ -151,9 +153,6 @@ def test_weight_decay_is_on_all_or_on_weights_only(decay_on):
                 p -= 0.01 * speed[name]
     for ours, theirs in zip(state.net.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
-    with torch.no_grad():  # the two ways differ by more than that
-        other = sgd(network(), recipe(decay_on="all" if decay_on == "weights" else "weights"))
-    assert len(other.param_groups) == (1 if decay_on == "weights" else 2)
 
 
 def test_a_network_without_biases_and_norms_has_one_group():
@@ -162,7 +161,17 @@ def test_a_network_without_biases_and_norms_has_one_group():
 
 @pytest.mark.parametrize(
     ("images", "batch", "steps"),
-    [(20, 6, 16), (20, 20, 5), (20, 19, 45), (20, 5, 12), (20, 1, 41), (7, 3, 20), (13, 8, 1), (10, 6, 3), (6, 4, 30)],
+    [
+        (20, 6, 16),
+        (20, 20, 5),
+        (20, 19, 45),
+        (20, 5, 12),
+        (20, 1, 41),
+        (7, 3, 20),
+        (13, 8, 1),
+        (10, 6, 3),
+        (6, 4, 30),
+    ],
 )
 def test_it_evaluates_where_an_epoch_ends_and_at_the_end(images, batch, steps):
     mine = recipe(batch=batch)
@@ -176,7 +185,9 @@ def test_it_yields_after_each_iteration_and_each_batch_of_an_evaluation(monkeypa
     monkeypatch.setattr(loop, "EVALUATION_BATCH", 3)
     mine = recipe()
     state = fresh(mine)
-    yields = [(state.step, metrics is None) for metrics in start(state, Data(), mine, 5, splits=("test", "validation"))]
+    yields = [
+        (state.step, metrics is None) for metrics in start(state, Data(), mine, 5, splits=("test", "validation"))
+    ]
     evaluated = 5 * [True]  # 7 test images are 3 batches of 3, 5 validation images 2
     wanted = [(1, [True]), (2, [True]), (3, [True]), (4, [True, *evaluated, False]), (5, [True, *evaluated, False])]
     assert yields == [(step, none) for step, nones in wanted for none in nones]
@@ -246,7 +257,7 @@ def test_the_warm_up_ends_once_though_the_error_rises_again():
 
 
 def test_the_warm_up_s_error_is_that_since_the_last_evaluation():
-    """Epoch 1 all wrong; in epoch 2 the 5th of 20 images is the first right one that brings it under 80 %: 3 / 4 < .8"""
+    """Epoch 1 is all wrong; in epoch 2 the first right image, the fourth, brings it to 75 %."""
     mine = recipe(batch=1, momentum=0.0, decay=0.0, warmup=Warmup(0.001, 80, 1, 0))
     state = fresh(mine, Wrong())
     data = InOrder(40, labels=20 * [1] + 3 * [1] + 17 * [0])
@@ -260,16 +271,13 @@ def test_the_warm_up_s_error_is_that_since_the_last_evaluation():
     assert rates[24:] == 16 * [0.1 * 0.1]
 
 
-@pytest.mark.parametrize("step", [0, 2, 3, 5])
+@pytest.mark.parametrize("step", [0, 1, 3])
 def test_a_loss_that_is_not_finite_is_told_with_its_iteration_and_ends_the_run(step):
-    data, mine = InOrder(), recipe(warmup=Warmup(0.01, 0, 0, 0))
-    data.parts["train"][0][min(step * BATCH, IMAGES - 1)] = math.nan
-    data.order = lambda seed, rows: torch.arange(rows).clamp(max=IMAGES - 1)  # image k in iteration k / 6
-    first = min(step, (IMAGES - 1) // BATCH)
-    found = finish(fresh(mine), data, mine, 30)
-    assert [s for s, _ in found] == [4]
-    assert found[0][1]["diverged_at"] == first
-    assert math.isnan(found[0][1]["train_loss"])
+    data, mine = InOrder(), recipe()
+    data.parts["train"][0][step * BATCH] = math.nan  # each later loss is nan too
+    ((ended, metrics),) = finish(fresh(mine), data, mine, 30)
+    assert (ended, metrics["diverged_at"]) == (4, step)
+    assert math.isnan(metrics["train_loss"])
 
 
 def test_a_network_that_diverges_later_ends_at_that_epochs_end():
@@ -308,12 +316,13 @@ def same(a, b):
 def test_a_state_comes_back_whole():
     mine = recipe(decay_on="weights")
     state = fresh(mine)
-    for _ in zip(range(6), start(state, Data(), mine, 16), strict=False):
-        pass
+    run = start(state, Data(), mine, 16)
+    while state.step < 6:
+        next(run)
     again = restored(saved(state), mine)
+    assert (again.step, again.warm) == (6, False)
     assert same(again.to_dict(), state.to_dict())
-    assert (again.step, again.warm) == (state.step, state.warm) == (4, False) or state.step in (4, 5)
-    assert again.report() == state.report()
+    assert again.report() == state.report() != {}
 
 
 # the second warm-up ends in the middle by its error, so that `warm` is part of what must come back

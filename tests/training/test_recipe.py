@@ -31,21 +31,28 @@ def he2016():
     return composed("he2016")[0]
 
 
-def rates(recipe, depth, steps, errors):
-    """The rates of a run whose training error before iteration k is errors(k); the warm-up ends once for all."""
+def rates(recipe, depth, steps, errors, count=None):
+    """The rates of a run, or of its first `count` iterations, with training error errors(k) before iteration k."""
     bound = config.bind(schedule, recipe.schedule, "recipe.schedule")
     warm, used = True, []
-    for step in range(steps):
+    for step in range(count or steps):
         warm = warm and still_warm(recipe, depth, step, steps, lambda step=step: errors(step))
         used.append(learning_rate(recipe, bound, step, steps, warm=warm))
     return used
 
 
-# He et al. 2015, section 4.2 (CIFAR) and He et al. 2016, appendix; batch 256 and the epochs: He et al. 2016, section 5
+# He et al. 2015, section 4.2; He et al. 2016, appendix and (ImageNet) section 5
 PAPERS = {
     "he2015": {"batch": 128, "iterations": 64_000, "drops": [32_000, 48_000], "warm": 400, "from": 110, "error": 80},
     "he2016": {"batch": 128, "iterations": 64_000, "drops": [32_000, 48_000], "warm": 400, "from": 0, "error": 0},
-    "imagenet": {"batch": 256, "iterations": 450_000, "drops": [150_000, 300_000], "warm": 0, "from": 110, "error": 80},
+    "imagenet": {
+        "batch": 256,
+        "iterations": 450_000,
+        "drops": [150_000, 300_000],
+        "warm": 0,
+        "from": 110,
+        "error": 80,
+    },
 }
 
 
@@ -106,15 +113,14 @@ def test_he2015_80_percent_is_not_under_80_and_no_error_yet_is_no_small_one(he20
 
 @pytest.mark.parametrize("depth", [8, 20, 32, 44, 56, 109])
 def test_he2015_shallower_networks_never_warm(he2015, depth):
-    assert set(rates(he2015, depth, 64_000, lambda step: 90.0)[:32_000]) == {0.1}
+    assert rates(he2015, depth, 64_000, lambda step: 90.0, count=1000) == 1000 * [0.1]
 
 
 @pytest.mark.parametrize("depth", [8, 20, 110, 164, 1001])
 @pytest.mark.parametrize("error", [0.0, 50.0, 100.0, math.nan])
 def test_he2016_warms_exactly_400_iterations_at_every_depth_and_error(he2016, depth, error):
-    used = rates(he2016, depth, 64_000, lambda step: error)
-    assert set(used[:400]) == {0.01}
-    assert set(used[400:32_000]) == {0.1}
+    used = rates(he2016, depth, 64_000, lambda step: error, count=1000)
+    assert used == 400 * [0.01] + 600 * [0.1]
 
 
 def test_the_error_is_not_asked_for_where_it_does_not_matter(he2015, he2016):

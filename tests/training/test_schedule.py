@@ -49,7 +49,7 @@ def test_the_papers_rate_at_each_of_its_64000_iterations():
     assert {round(rate, 12) for rate in rates[48_000:]} == {0.001}
 
 
-@pytest.mark.parametrize("steps", [4, 8, 100, 640, 6_400, 78_200])
+@pytest.mark.parametrize("steps", [4, 8, 100, 640, 6_400])
 def test_a_scaled_run_drops_at_half_and_three_quarters(steps):
     quarters = 2 * [1.0] + [0.1, 0.01]
     wanted = [quarters[4 * step // steps] for step in range(steps)]
@@ -65,9 +65,9 @@ def test_drops_that_fall_between_two_iterations_are_at_most_half_an_iteration_of
 
 
 def test_imagenet_drops_at_the_epochs_30_and_60_of_90():
-    drops = OmegaConf.load(CONFIGS.parent / "imagenet.yaml").schedule.drops
-    values = factors("step", 450_000, drops=drops)
-    assert [step for step in range(1, 450_000) if values[step] != values[step - 1]] == [150_000, 300_000]
+    function = preset("step", drops=[*OmegaConf.load(CONFIGS.parent / "imagenet.yaml").schedule.drops])
+    steps = (0, 149_999, 150_000, 299_999, 300_000, 449_999)
+    assert [function(step, 450_000) for step in steps] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 @pytest.mark.parametrize("steps", LENGTHS)
@@ -116,8 +116,7 @@ def test_constant_stays():
 def test_a_rate_is_a_finite_number_and_never_negative_whatever_the_length(option, data, steps):
     step = data.draw(st.integers(0, steps - 1))
     factor = preset(option)(step, steps)
-    assert math.isfinite(factor)
-    assert 0 < factor
+    assert 0 < factor < math.inf
 
 
 @pytest.mark.parametrize("option", PRESETS)

@@ -41,6 +41,11 @@ class State:
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         return metrics | ({"diverged_at": int(diverged_at)} if diverged_at >= 0 else {})
 
+    @property
+    def next_record(self) -> int:
+        """The first iteration after which an evaluation is still to come; what was recorded from there on is void."""
+        return self.step + (self.window is None and self.step > 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as a dict that `torch.load(weights_only=True)` takes."""
         parts = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -79,7 +84,8 @@ def train(
     Yields after each iteration, and between the batches of an evaluation, None; after each evaluation the metrics:
     train_error, train_loss (running, on the augmented batches since the last evaluation), for each split its
     `_error` (%) and `_loss`, lr, and `diverged_at` where a loss was not finite, after which it ends. Between any two
-    yields the caller may look, save `state`, or stop; started again with that state it goes on as if never stopped.
+    yields before that the caller may look, save `state`, or stop; started again with that state, it goes on as if
+    never stopped.
     """
     batches = data.batches(recipe.batch, seed=seed, start=state.step)
 

@@ -55,6 +55,17 @@ def still_warm(recipe: Recipe, depth: int, step: int, steps: int, error: Callabl
     return warmup.until_error <= 0 or not error() < warmup.until_error
 
 
+def check_rates(recipe: Recipe, schedule: Schedule, steps: int) -> None:
+    """Raises Mistake if a rate of the run, seen at up to a thousand iterations, is not one that float32 can hold."""
+    for step in {*range(0, steps, max(steps // 1000, 1)), max(steps - 1, 0)}:
+        try:
+            rate = learning_rate(recipe, schedule, step, max(steps, 1), warm=False)
+        except (ArithmeticError, ValueError) as error:
+            raise Mistake(f"recipe.schedule: no rate at iteration {step} ({error})") from None
+        if not 0 <= rate < 3.4e38:
+            raise Mistake(f"recipe.schedule: the rate of iteration {step} is {rate:g}, not from 0 to 3.4e38")
+
+
 def check(recipe: Recipe) -> None:
     """Raises Mistake on a constant outside its range."""
     positive = "a positive number"

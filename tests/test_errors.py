@@ -1,0 +1,143 @@
+"""One line and an exit code for a person's mistake and for the system's failures; a traceback for a defect."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from depthlab import config
+from depthlab.errors import Mistake, hint, one_of, told_in_one_line, wrong_value
+
+NAMES = ("identity", "none", "scaled", "scaled_both", "conv")
+
+
+def told(capsys, error, keys=()):
+    """Exit code and what stands on standard error."""
+
+    def fail():
+        with told_in_one_line(keys):
+            raise error
+
+    with pytest.raises(SystemExit) as stop:
+        fail()
+    out, err = capsys.readouterr()
+    assert out == ""
+    return stop.value.code, err
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [("identiy", "identity"), ("non", "none"), ("scald", "scaled"), ("scaled_bot", "scaled_both"), ("con", "conv")],
+)
+def test_the_nearest_name_is_told(given, near):
+    assert hint(given, NAMES) == f"did you mean {near}? (allowed: identity, none, scaled, scaled_both, conv)"
+
+
+@pytest.mark.parametrize("given", ["", "x", "zzzzzz", "None!?"])
+def test_where_none_is_near_all_are_told(given):
+    assert hint(given, NAMES[:1]) == "(allowed: identity)"
+
+
+def test_names_need_not_be_text():
+    assert str(one_of("depth", 19, [18, 34])) == "depth=19: did you mean 18? (allowed: 18, 34)"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Value 'abc' of type 'str' could not be converted to Integer", "x=abc: could not be converted to Integer"),
+        ("Invalid value 'basc', expected one of [a, b]", "x=basc: expected one of [a, b]"),
+        ("Value 'it's' of type 'str' could not be converted to Float", "x=it's: could not be converted to Float"),
+        ("something else", "x: something else"),
+    ],
+)
+def test_omegaconfs_words(text, line):
+    assert str(wrong_value("x", text)) == line
+
+
+def test_a_mistake_ends_with_2(capsys):
+    assert told(capsys, Mistake("depth=21: no")) == (2, "error: depth=21: no\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "x"), "x: Permission denied"),
+        (OSError("no number"), "no number"),
+    ],
+)
+def test_the_systems_failures_end_with_1_and_say_how_to_go_on(capsys, error, line):
+    assert told(capsys, error) == (1, f"error: {line}; the same command continues\n")
+
+
+def test_ctrl_c_ends_with_130(capsys):
+    assert told(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyError("x"), ZeroDivisionError(), RuntimeError(), AssertionError()]
+)
+def test_a_defect_is_not_hidden(capsys, error):
+    with pytest.raises(type(error)) as raised, told_in_one_line(()):
+        raise error
+    assert raised.value is error
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("code", [0, 3, 143])
+def test_an_exit_passes(code):
+    with pytest.raises(SystemExit) as stop, told_in_one_line(()):
+        raise SystemExit(code)
+    assert stop.value.code == code
+
+
+def test_where_nothing_is_wrong_nothing_is_told(capsys):
+    with told_in_one_line(()):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+ALL = ", ".join(key for key in config.keys() if "." not in key)  # noqa: SIM118
+RECIPE = "batch, iterations, rate, momentum, nesterov, decay, decay_on, warmup, schedule"
+RECIPES = ", ".join(f"recipe.{key}" for key in RECIPE.split(", "))
+WARMUPS = ", ".join(f"recipe.warmup.{key}" for key in ("rate", "until_error", "share", "from_depth"))
+UNITS = "bn_after_addition, norm_after_activation, original, preact, relu_before_addition, relu_only_preact"
+
+# Made of Hydra's and OmegaConf's own texts: a new version of theirs that says it otherwise shows here.
+TYPED = {
+    "dpth=20": f"dpth: no such option; did you mean depth? (allowed: {ALL})",
+    "qqq=20": f"qqq: no such option; (allowed: {ALL})",
+    "depth=abc": "depth=abc: could not be converted to Integer",
+    "depth=20.5": "depth=20.5: could not be converted to Integer",
+    "seed=null": "seed: field 'seed' is not Optional",
+    "epochs=long": "epochs=long: could not be converted to Float",
+    "block=basc": "block=basc: expected one of [basic, bottleneck, single]",
+    "rerun=maybe": "rerun=maybe: is not a valid bool (type str)",
+    "recipe.rte=1": f"recipe.rte: no such option; did you mean recipe.rate? (allowed: {RECIPES})",
+    "recipe.rate=fast": "recipe.rate=fast: could not be converted to Float",
+    "recipe.warmup.shar=1": "recipe.warmup.shar: no such option; did you mean recipe.warmup.share? "
+    f"(allowed: {WARMUPS})",
+    "skip.scale=2": "skip.scale: not an option of skip",
+    "unit=preactt": f"unit=preactt: did you mean preact? (allowed: {UNITS})",
+    "recipe/schedule=cos": "recipe/schedule=cos: did you mean cosine? "
+    "(allowed: constant, cosine, exponential, one_cycle, step)",
+    "depth": "depth: not of the form option=value",
+    "~qqq": "Could not delete from config. 'qqq' does not exist.",
+    "width=${qqq}": "Interpolation key 'qqq' not found full_key: width object_type=Config",
+    "+depth=3": "Could not append to config. An item is already at 'depth'. Either remove + prefix: 'depth=3' "
+    "Or add a second + to add or override 'depth': '++depth=3' ",
+}
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_what_hydra_says_becomes_one_line(capsys, typed):
+    def fail():
+        with told_in_one_line(config.keys()), initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            OmegaConf.to_container(compose("train", overrides=[typed]), resolve=True)
+
+    with pytest.raises(SystemExit) as stop:
+        fail()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err) == (2, "", f"error: {TYPED[typed]}\n")
