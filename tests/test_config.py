@@ -223,7 +223,7 @@ def test_no_file_says_no_or_off(path):
 
 
 def test_every_group_of_the_command_has_a_module_and_a_folder():
-    assert {*config.GROUPS} == {*PARTS, "recipe"}
+    assert {*config.GROUPS} == {*PARTS, "recipe", "experiment"}
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     assert {*config.GROUPS} <= folders
 

@@ -22,7 +22,7 @@ from omegaconf.errors import ValidationError
 from depthlab.errors import Mistake, hint, one_of, wrong_value
 from depthlab.training.recipe import Recipe, Warmup
 
-GROUPS = ("network", "skip", "unit", "norm", "init", "activation", "data", "recipe")
+GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "data", "recipe")
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
@@ -62,6 +62,7 @@ class Config:
     activation: Any = MISSING
     data: Any = MISSING
     recipe: Recipe = MISSING
+    experiment: Any = MISSING
 
 
 ConfigStore.instance().store("schema", Config)
@@ -125,7 +126,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
     Nulls and false are left out, as the values that do nothing, so that a field added later does not rename old runs.
     """
-    return {k: v for k, v in _flat(config).items() if not (v is None or v is False or _unscientific(k))}
+    return {k: v for k, v in flat(config).items() if not (v is None or v is False or _unscientific(k))}
 
 
 def keys() -> list[str]:
@@ -147,7 +148,7 @@ def help_text(configs: Path) -> str:
             given = ", ".join(f"{group}.{key}={value}" for key, value in keys if key not in ("name", "defaults"))
             meaning = re.search(r"^# ([^@].*)", text, re.MULTILINE)
             lines.append(f"  {file.stem:22}{meaning and meaning[1]}")
-            if given and group not in ("data", "recipe"):
+            if given and group not in ("data", "recipe", "experiment"):
                 lines.append(f"{'':24}{given.replace('/', '.')}")
     return "\n".join(lines).replace("$", "$$")
 
@@ -156,11 +157,12 @@ def _unscientific(key: str) -> bool:
     return key in UNSCIENTIFIC or key.split(".")[0] in UNSCIENTIFIC
 
 
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one with dotted keys."""
+    items = {}
     for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return items
 
 
 def digest(config: dict[str, Any]) -> str:

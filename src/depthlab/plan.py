@@ -1,5 +1,6 @@
 """From a composed config to the objects that it names, checked before anything is written."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -47,6 +48,18 @@ class Plan:
         return net
 
 
+def experiment_rows(experiment: Any, data: str) -> list[list[str]]:
+    """The sweeps of an experiment, as typed after -m, each a list of overrides; one empty one without experiment.
+
+    What `on.<data>` holds goes before the rest: `runs` instead of the usual ones, `options` for all of them.
+    """
+    if not experiment:
+        return [[]]
+    here = experiment.get("on", {}).get(data, {})
+    seeds = "seed=" + ",".join(str(seed) for seed in experiment.seeds)
+    return [[seeds, *here.get("options", []), *shlex.split(line)] for line in here.get("runs", experiment.runs)]
+
+
 def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     """Checks a composed config, all but the data; `choices`: the chosen option of each group. Raises Mistake."""
     composed = composed.copy()
@@ -71,7 +84,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         values[group] = {"name": option.func.__name__} | option.keywords
     bound = config.bind(schedule, values["recipe"]["schedule"], "recipe.schedule")
     values["recipe"]["schedule"] = {"name": bound.func.__name__} | bound.keywords
-    values["folder"] = values["folder"] or choices["data"]
+    experiment = values.pop("experiment")
+    values["folder"] = values["folder"] or (choices["experiment"] if experiment else choices["data"])
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
     path = Path(cfg.output_dir) / values["folder"] / config.run_name(values)
     planned = Plan(cfg, values, chosen, options, bound, Run(path))

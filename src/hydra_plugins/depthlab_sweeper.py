@@ -19,14 +19,16 @@ class DepthlabSweeper(BasicSweeper):
         """
         from depthlab.describe import result
         from depthlab.observe import log_to_console
-        from depthlab.plan import plan
+        from depthlab.plan import experiment_rows, plan
 
         if self.hydra_context is None or self.config is None or self.launcher is None:
             raise RuntimeError("setup() comes before sweep()")
         log_to_console()
         loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        grid = [list(job) for batch in self.split_arguments(overrides, None) for job in batch]
+        parser = OverridesParser.create(config_loader=loader)
+        rows = experiment_rows(self.config.experiment, self.config.hydra.runtime.choices.data)
+        sweeps = [parser.parse_overrides([*row, *self._parse_config(), *arguments]) for row in rows]
+        grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
         composed = [loader.load_sweep_config(self.config, job) for job in grid]
         plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
         jobs = {planned.run.path: (planned, job) for planned, job in zip(plans, grid, strict=True)}

@@ -1,0 +1,120 @@
+"""Run directories read back: the results of a folder, and its rows, the runs that differ in nothing but the seed."""
+
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from depthlab.config import identity
+from depthlab.errors import Mistake
+from depthlab.runs import Record, Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished or diverged run."""
+
+    path: Path
+    config: dict[str, Any]
+    summary: Record
+    records: list[Record]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What can be selected: what decides the result (`depth`, `skip.scale`) and the chosen options (`skip`)."""
+        return identity(self.config) | self.summary["choices"]
+
+    def value(self, metric: str) -> float:
+        """A metric of the last epoch, errors in %; infinite where the run diverged and has none."""
+        value = self.summary["final"].get(metric)
+        return math.inf if value is None else value
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs that differ in nothing but the seed, which are one result."""
+
+    label: str
+    facts: dict[str, Any]
+    results: list[Result]
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each seed."""
+        return [result.value(metric) for result in self.results]
+
+
+def load(folder: Path) -> tuple[list[Result], list[str], list[str]]:
+    """The finished runs in a folder; the names of the unfinished ones; a line about each broken one."""
+    results, unfinished, broken = [], [], []
+    for path in sorted(p for p in folder.iterdir() if p.is_dir() and (p / "config.yaml").exists()):
+        run = Run(path)
+        try:
+            summary = run.finished()
+            if summary is None:
+                unfinished.append(path.name)
+                continue
+            config = yaml.safe_load(run.config.read_text())
+            result = Result(path, config, summary, run.records())
+            assert_whole(result)
+            results.append(result)
+        except (Mistake, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            broken.append(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}")
+    return results, unfinished, broken
+
+
+def assert_whole(result: Result) -> None:
+    """Raises KeyError, TypeError or ValueError if something that the report needs is not there."""
+    _ = result.facts["depth"], result.summary["final"]["test_error"], result.summary["seed"]
+    if not result.records:
+        raise ValueError("metrics.jsonl is empty")
+
+
+def rows(results: list[Result]) -> list[Row]:
+    """Results by everything but the seed, in the order of their facts, labelled by what tells them apart."""
+    groups: defaultdict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        key = identity(result.config) | {"data": result.summary["choices"]["data"]}
+        groups[repr(sorted((k, v) for k, v in key.items() if k != "seed"))].append(result)
+    facts = [group[0].facts for group in groups.values()]
+    told = telling(facts)
+    made = [
+        Row(_label(f, told), f, sorted(group, key=lambda r: r.summary["seed"]))
+        for f, group in zip(facts, groups.values(), strict=True)
+    ]
+    return sorted(made, key=lambda row: [(str(type(row.facts.get(k))), row.facts.get(k)) for k in told])
+
+
+def telling(facts: list[dict[str, Any]]) -> list[str]:
+    """The keys that tell rows apart; a key that follows from its group's chosen option is left out."""
+    differing = [key for key in _keys(facts) if len({repr(f.get(key)) for f in facts}) > 1 and key != "seed"]
+    told = []
+    for key in differing:
+        group = key.split(".")[0]
+        by_choice: defaultdict[Any, set[str]] = defaultdict(set)
+        for f in facts:
+            by_choice[f.get(group)].add(repr(f.get(key)))
+        if key == group or any(len(values) > 1 for values in by_choice.values()):
+            told.append(key)
+    return sorted(told, key=lambda key: ("." in key, key != "depth", key))
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Mean, median and standard deviation (nan for one value) over seeds."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return math.inf, math.inf, math.nan
+    deviation = statistics.stdev(finite) if len(finite) > 1 else math.nan
+    return statistics.mean(finite), statistics.median(finite), deviation
+
+
+def _keys(facts: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for f in facts for key in f))
+
+
+def _label(facts: dict[str, Any], told: list[str]) -> str:
+    shown = [key for key in told if facts.get(key) is not None]
+    return " ".join(f"{key}={facts[key]}" for key in shown) or "the run"
