@@ -51,11 +51,11 @@ class Plan:
 def experiment_rows(experiment: Any, data: str) -> list[list[str]]:
     """The sweeps of an experiment, as typed after -m, each a list of overrides; one empty one without experiment.
 
-    What `on.<data>` holds goes before the rest: `runs` instead of the usual ones, `options` for all of them.
+    What `scales.<data>` holds goes before the rest: `runs` instead of the usual ones, `options` for all of them.
     """
     if not experiment:
         return [[]]
-    here = experiment.get("on", {}).get(data, {})
+    here = experiment.get("scales", {}).get(data, {})
     seeds = "seed=" + ",".join(str(seed) for seed in experiment.seeds)
     return [[seeds, *here.get("options", []), *shlex.split(line)] for line in here.get("runs", experiment.runs)]
 

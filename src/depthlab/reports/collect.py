@@ -29,9 +29,9 @@ class Result:
         return identity(self.config) | self.summary["choices"]
 
     def value(self, metric: str) -> float:
-        """A metric of the last epoch, errors in %; infinite where the run diverged and has none."""
+        """A metric of the last epoch, errors in %; where the run diverged and has none, 100 % or infinite."""
         value = self.summary["final"].get(metric)
-        return math.inf if value is None else value
+        return value if value is not None else 100.0 if metric.endswith("_error") else math.inf
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,7 @@ def chance(higher: list[float], lower: list[float]) -> float:
     """The probability that a random split of the pooled values has a mean difference at least as large (exact)."""
     from scipy.stats import permutation_test
 
-    worst = 1e9  # a diverged run is above all others, and comparable with another diverged run
-    samples = [[min(value, worst) for value in values] for values in (higher, lower)]
+    samples = [[min(value, 1e9) for value in values] for values in (higher, lower)]  # infinity has no difference
     if max(len(higher), len(lower)) < 2:
         return 1.0
 

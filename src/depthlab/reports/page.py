@@ -1,0 +1,97 @@
+"""A folder's report as one HTML page that needs nothing else: figures, tables, verdicts, each run's config."""
+
+from html import escape
+
+import yaml
+
+from depthlab.reports.collect import Result
+from depthlab.reports.figure import inline
+from depthlab.reports.table import Report, Sheet, table
+
+MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?", "not run": "–"}
+STYLE = """
+:root { color-scheme: light; --line: #d9dce1; --soft: #5b6470; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; color: #1b1f24; background: #fff;
+       font: 16px/1.5 system-ui, sans-serif; }
+h1 { margin: 0; font-size: 1.7rem; line-height: 1.2; }
+h2 { margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); font-size: 1.3rem; }
+h3 { margin: 1.8rem 0 .4rem; font-size: 1.05rem; }
+p { margin: .4rem 0; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
+pre { margin: .6rem 0; padding: .6rem .8rem; overflow-x: auto; background: #f5f6f8; border-radius: 6px;
+      font: .85rem/1.45 ui-monospace, monospace; }
+figure { margin: 1.2rem 0; }
+.wide { overflow-x: auto; }
+figure svg { display: block; width: 100%; min-width: 32rem; height: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid #8b939e; font-weight: 600; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; }
+.verdicts, .missing { margin: .5rem 0; padding: 0; list-style: none; }
+.verdicts li { display: grid; grid-template-columns: 8.5rem 1fr; gap: 0 .8rem; padding: .45rem 0;
+               border-bottom: 1px solid var(--line); }
+.verdicts small { grid-column: 2; color: var(--soft); }
+.word { align-self: start; padding: 0 .5rem; border-radius: 4px; font-size: .88rem; font-weight: 600; }
+.reproduced { background: #d8f0e3; color: #00513a; }
+.contradicted { background: #fde0d2; color: #8a2b00; }
+.undecided { background: #fdf0c8; color: #6b4e00; }
+.not-run { background: #eceef1; color: #454d57; }
+.missing li { padding: .15rem 0; overflow-wrap: anywhere; }
+details { border-bottom: 1px solid var(--line); }
+summary { padding: .35rem 0; cursor: pointer; overflow-wrap: anywhere; font-size: .9rem; }
+@media (max-width: 34rem) { .verdicts li { grid-template-columns: 1fr; } .verdicts small { grid-column: 1; }
+                            .word { justify-self: start; } }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } figure, tr, li { break-inside: avoid; }
+               figure svg { min-width: 0; } .word { border: 1px solid currentColor; } .wide { overflow: visible; } }
+"""
+
+
+def page(report: Report, figures: dict[str, str]) -> str:
+    """The page; `figures`: the SVG text of `curves-DATA` and `final-DATA` for each data set."""
+    name = escape(report.title)
+    body = [f"<h1>{name}</h1>", *([f'<p class="soft">{escape(report.source)}</p>'] if report.source else [])]
+    for sheet in report.sheets:
+        body += _sheet(report, sheet, figures)
+    body += [] if report.sheets else ["<p>No finished run yet.</p>"]
+    body += ["<h2>Unfinished and broken runs</h2>", _list(report.missing)] if report.missing else []
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+    inside = "\n".join(body)
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{inside}\n</body></html>\n'
+
+
+def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
+    command = f"{sheet.command}\npython scripts/report.py outputs/{report.name}"
+    captions = {
+        f"curves-{sheet.data}": "Error against iterations: mean over seeds, thin for training, bold for test; the band "
+        "reaches from the lowest to the highest seed. Vertical lines: the learning rate drops. Crosses: a run diverged.",
+        f"final-{sheet.data}": "Errors of the last epoch: a dot a seed, mean ± standard deviation over seeds.",
+    }
+    parts = [f"<h2>{escape(sheet.data)}</h2>", *([f"<pre>{escape(command)}</pre>"] if sheet.command else [])]
+    if sheet.verdicts:
+        parts += ["<h3>Verdicts</h3>", '<ul class="verdicts">']
+        for verdict in sheet.verdicts:
+            kind, word = verdict.word.replace(" ", "-"), f"{MARKS.get(verdict.word, '')} {verdict.word}"
+            parts.append(f'<li><span class="word {escape(kind)}">{escape(word)}</span> {escape(verdict.claim)}')
+            parts.append(f"<small>{escape(verdict.because)}</small></li>")
+        parts.append("</ul>")
+    for number, (name, caption) in enumerate(captions.items()):
+        svg = inline(figures[name], f"{'cf'[number]}{report.sheets.index(sheet)}") if name in figures else ""
+        parts.append(f'<figure><div class="wide">{svg}</div><figcaption>{caption}</figcaption></figure>')
+    heading, *lines = [[escape(cell) for cell in line] for line in table(sheet)]
+    parts += ["<h3>Numbers</h3>", '<p class="soft">Errors in %, of the last epoch; mean ± standard deviation.</p>']
+    parts.append(f'<div class="wide"><table><tr><th>{"<th>".join(heading)}</tr>')
+    parts += [f"<tr><td>{'<td>'.join(line)}</tr>" for line in lines]
+    parts.append("</table></div>")
+    parts += ["<h3>Missing</h3>", _list(sheet.missing)] if sheet.missing else []
+    parts += [f'<p class="soft">Made with {escape(sheet.versions)}.</p>', "<h3>Runs</h3>"]
+    return parts + [_run(result) for result in sheet.results]
+
+
+def _run(result: Result) -> str:
+    config = escape(yaml.safe_dump(result.config, sort_keys=False))
+    return f"<details><summary>{escape(result.path.name)}</summary><pre>{config}</pre></details>"
+
+
+def _list(lines: list[str]) -> str:
+    return '<ul class="missing">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"

@@ -1,0 +1,224 @@
+"""A folder's report in words and numbers: rows with errors over seeds, verdicts, what is missing."""
+
+import itertools
+import math
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthlab.reports.collect import Result, Row, load, rows, spread
+from depthlab.reports.verdict import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What there is to say about one data set of a folder."""
+
+    data: str
+    rows: list[Row]
+    verdicts: list[Verdict]
+    missing: list[str]
+    published: list[dict[str, Any]]
+    """The published numbers that these runs can be compared with."""
+    command: str | None
+    """The command that makes these runs, where an experiment names them."""
+
+    @property
+    def results(self) -> list[Result]:
+        """All its runs."""
+        return [result for row in self.rows for result in row.results]
+
+    @property
+    def versions(self) -> str:
+        """What the runs were made with: `torch 2.9.0; device cpu, cuda; commit ...`."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for result in self.results:
+            summary = result.summary
+            made_with = summary.get("versions", {}) | {"device": summary.get("device")}
+            for name, value in (made_with | {"commit": summary.get("git_commit")}).items():
+                found[name].add(str(value or "unknown"))
+        return "; ".join(f"{name} {', '.join(sorted(values))}" for name, values in found.items())
+
+
+@dataclass(frozen=True)
+class Report:
+    """A folder of runs: a sheet a data set; the names of the unfinished runs, a line about each broken one."""
+
+    name: str
+    title: str
+    source: str
+    sheets: list[Sheet]
+    unfinished: list[str]
+    broken: list[str]
+
+    @property
+    def missing(self) -> list[str]:
+        """What is missing whatever the data set."""
+        return [f"unfinished: {name}" for name in self.unfinished] + [
+            f"broken, skipped: {line}" for line in self.broken
+        ]
+
+
+def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
+    """Reads a folder; `experiment`: what the YAML file of that name holds under `experiment`, if there is one."""
+    results, unfinished, broken = load(folder)
+    by_data: defaultdict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_data[str(result.summary["choices"]["data"])].append(result)
+    name, about = folder.resolve().name, experiment or {}
+    sheets = []
+    for data, inside in sorted(by_data.items()):
+        here = about | about.get("on", {}).get(data, {})
+        made, at = rows(inside), here.get("published_at", {})
+        published = [p for p in here.get("published", []) if any(_is(row, at | p["of"]) for row in made)]
+        command = f"python train.py experiment={name} data={data}" if experiment else None
+        sheets.append(Sheet(data, made, verdicts(here, made), missing(here, made), published, command))
+    return Report(name, about.get("title", name), about.get("source", ""), sheets, unfinished, broken)
+
+
+def verdicts(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
+    """Each claim judged by itself, undecided where it selects several rows; published numbers in one line where no run
+    can be compared with them.
+    """
+    at, published = experiment.get("published_at", {}), experiment.get("published", [])
+    found = []
+    for claim in experiment.get("claims", []):
+        found += _judged({"claims": [claim]}, rows, claim["claim"])
+    if published and not any(_is(row, at) for row in rows):
+        numbers = f"{len(published)} published number{'s' * (len(published) > 1)}"
+        return [*found, Verdict(numbers, "not run", f"they are compared only at {_typed(at)}")]
+    for number in published:
+        found += _judged({"published": [number], "published_at": at}, rows, _typed(number["of"]))
+    return found
+
+
+def missing(experiment: dict[str, Any], rows: list[Row]) -> list[str]:
+    """Rows of the experiment that have no finished run, and seeds that a row lacks, of the experiment's or of those
+    that other rows have.
+    """
+    seeds = set(experiment.get("seeds", [])) | {r.summary["seed"] for row in rows for r in row.results}
+    lines = []
+    for wanted in grid(experiment.get("runs", []), experiment.get("options", [])):
+        if not any(_is(row, wanted) for row in rows):
+            lines.append(f"{_typed(wanted)}: no finished run")
+    for row in rows:
+        absent = sorted(seeds - {result.summary["seed"] for result in row.results})
+        if absent:
+            word = f"seed{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}"
+            lines.append(f"{row.label}: {len(row.results)} of {len(seeds)} seeds; not there: {word}")
+    return lines
+
+
+def grid(lines: list[str], options: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of an experiment, of lines as typed (`depth=20,56 skip=none`) and options that go before each; groups
+    inside groups (`recipe/schedule`) are left out.
+    """
+    found = []
+    for line in lines:
+        pairs = [word.partition("=") for word in [*options, *shlex.split(line)]]
+        axes = {key: [_value(v) for v in values.split(",")] for key, _, values in pairs if "/" not in key}
+        found += [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
+    return found
+
+
+def table(sheet: Sheet) -> list[list[str]]:
+    """The sheet as cells, a heading line and a line a row; errors in %, of the last epoch unless `best` is said."""
+    diverged = [sum(r.summary.get("status") == "diverged" for r in row.results) for row in sheet.rows]
+    heading = ["row", "seeds", "train error", "median", "test error", "median", "best epoch's test", "parameters"]
+    heading += ["published test"] * bool(sheet.published) + ["diverged"] * any(diverged)
+    lines = [heading]
+    for row, gone in zip(sheet.rows, diverged, strict=True):
+        train, test = row.values("train_error"), row.values("test_error")
+        best = [r.summary.get("best", {}).get("test_error") for r in row.results]
+        best_mean = spread([math.inf if b is None else b for b in best])[0]
+        cells = [row.label, str(len(row.results)), mean(train), number(spread(train)[1])]
+        cells += [mean(test), number(spread(test)[1]), number(best_mean)]
+        cells.append(" / ".join(sorted({f"{r.summary.get('parameters', 0):,}" for r in row.results})))
+        if sheet.published:
+            cells.append(", ".join(str(p["value"]) for p in sheet.published if _is(row, p["of"])))
+        lines.append(cells + [str(gone)] * any(diverged))
+    return lines
+
+
+def mean(values: list[float]) -> str:
+    """`6.35 ± 0.12`: mean and standard deviation over the seeds that have a value; the deviation of several only."""
+    middle, _, deviation = spread(values)
+    return number(middle) + ("" if math.isnan(deviation) else f" ± {deviation:.2f}")
+
+
+def number(value: float) -> str:
+    """Two digits after the point, or a dash where all runs diverged."""
+    return f"{value:.2f}" if math.isfinite(value) else "–"
+
+
+def terminal(report: Report) -> str:
+    """The report for a terminal: aligned columns, then verdicts, then what is missing."""
+    lines = [f"{report.title} ({report.source})" if report.source else report.title]
+    for sheet in report.sheets:
+        cells = table(sheet)
+        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        lines += ["", f"{sheet.data}, errors of the last epoch in %, mean ± standard deviation over seeds"]
+        for line in cells:
+            padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+            lines.append("  " + "  ".join(padded).rstrip())
+        lines += [""] * bool(sheet.verdicts)
+        lines += [f"  {v.word:13}{v.claim}\n{'':15}{v.because}" for v in sheet.verdicts]
+        lines += ["", *(f"  missing: {line}" for line in sheet.missing)] if sheet.missing else []
+    lines += ["", *(f"  {line}" for line in report.missing)] if report.missing else []
+    return "\n".join(lines if report.sheets else [*lines, "  no finished run yet"])
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown; its figures are the files beside it."""
+    parts = [f"# {_escaped(report.title)}", *([report.source] if report.source else [])]
+    for sheet in report.sheets:
+        parts.append(f"## {sheet.data}")
+        parts += (
+            [f"```\n{sheet.command}\npython scripts/report.py outputs/{report.name}\n```"] if sheet.command else []
+        )
+        parts.append(f"![error against iterations](curves-{sheet.data}.png)")
+        parts.append(f"![final errors](final-{sheet.data}.png)")
+        parts.append("Errors in %, of the last epoch; mean ± standard deviation over seeds.")
+        heading, *lines = [[_escaped(cell) for cell in line] for line in table(sheet)]
+        rule = ["---", *["---:"] * (len(heading) - 1)]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines]))
+        told = [f"- **{v.word}**: {_escaped(v.claim)} ({_escaped(v.because)})" for v in sheet.verdicts]
+        parts += ["### Verdicts", "\n".join(told)] if told else []
+        parts += ["### Missing", "\n".join(f"- {_escaped(m)}" for m in sheet.missing)] if sheet.missing else []
+        parts.append(f"Made with {sheet.versions}.")
+    if report.missing:
+        parts += ["## Unfinished and broken runs", "\n".join(f"- {_escaped(line)}" for line in report.missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _judged(experiment: dict[str, Any], rows: list[Row], claim: str) -> list[Verdict]:
+    try:
+        return judge(experiment, rows)
+    except ValueError as error:
+        return [Verdict(claim, "undecided", str(error))]
+
+
+def _is(row: Row, wanted: dict[str, Any]) -> bool:
+    return all(row.facts.get(key) == (None if value is False else value) for key, value in wanted.items())
+
+
+def _value(text: str) -> Any:
+    """A value as typed: a number, a truth value, null, or a word."""
+    words = {"true": True, "false": None, "null": None}
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return words.get(text, text)
+
+
+def _typed(wanted: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in wanted.items())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")

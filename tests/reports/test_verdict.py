@@ -1,0 +1,116 @@
+"""Verdicts on made-up runs of known outcome."""
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from depthlab.reports.collect import Result, Row
+from depthlab.reports.verdict import chance, judge, select
+
+
+def row(errors, metric="train_error", **facts):
+    """A row whose seeds ended with these errors; None: diverged without a number."""
+    results = [
+        Result(
+            Path(f"run{seed}"),
+            {"seed": seed} | facts,
+            {
+                "choices": {},
+                "seed": seed,
+                "final": {metric: error},
+                "status": "",
+            },
+            [{"step": 1}],
+        )
+        for seed, error in enumerate(errors)
+    ]
+    return Row(str(facts), facts, results)
+
+
+def word(higher, lower, metric="train_error"):
+    claim = {"claim": "deep is worse", "metric": metric, "higher": {"depth": 56}, "lower": {"depth": 20}}
+    (verdict,) = judge({"claims": [claim]}, [row(higher, metric, depth=56), row(lower, metric, depth=20)])
+    return verdict.word
+
+
+@pytest.mark.parametrize(
+    ("higher", "lower", "expected"),
+    [
+        ([61, 54, 47], [0.3, 0.3, 0.2], "reproduced"),
+        ([0.3, 0.3, 0.2], [61, 54, 47], "contradicted"),
+        ([3, 5, 7], [4, 2, 6], "undecided"),  # they overlap
+        ([61, 54], [0.3, 0.2], "undecided"),  # two seeds cannot reach 5 %
+        ([61], [0.3], "undecided"),
+        ([0, 0, 0], [0, 0, 0], "undecided"),  # a tie
+        ([5, 5, 5], [5, 5, 5.1], "undecided"),
+        ([None, None, None], [1, 2, 3], "reproduced"),  # diverged is worse than any number
+        ([1, 2, 3], [None, None, None], "contradicted"),
+        ([None, None, None], [None, None, None], "undecided"),
+        ([None, 4, 5], [1, 2, 3], "reproduced"),
+        ([6, 7, 8, 1, 2], [1.5, 2.5, 3, 4, 5], "undecided"),
+        ([6, 7, 8, 9, 4.5], [1, 2.5, 3, 4, 5], "reproduced"),
+    ],
+)
+def test_orderings(higher, lower, expected):
+    assert word(higher, lower) == expected
+
+
+def test_an_ordering_of_runs_that_are_not_there_is_not_run():
+    claim = {"claim": "c", "higher": {"depth": 56, "skip": "none"}, "lower": {"depth": 20}}
+    (verdict,) = judge({"claims": [claim]}, [row([1, 2, 3], depth=20)])
+    assert (verdict.word, verdict.because) == ("not run", "no run of depth=56 skip=none")
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([3.0, 1.0, 4.0], [1.5, 9.0, 2.6]), ([5, 6, 7], [1, 2]), ([1, 1, 2], [1, 2, 2])]
+)
+def test_chance_is_the_share_of_splits_at_least_as_extreme(a, b):
+    """Against a straight enumeration of all ways to call len(a) of the pooled values the higher ones."""
+    pooled, n = [*a, *b], len(a)
+
+    def difference(chosen):
+        rest = [v for i, v in enumerate(pooled) if i not in chosen]
+        return sum(pooled[i] for i in chosen) / n - sum(rest) / len(rest)
+
+    splits = [difference(chosen) for chosen in combinations(range(len(pooled)), n)]
+    observed = difference(range(n))
+    assert chance(a, b) == pytest.approx(sum(d >= observed - 1e-12 for d in splits) / len(splits))
+
+
+def test_three_seeds_apart_are_exactly_one_in_twenty():
+    assert chance([4, 5, 6], [1, 2, 3]) == pytest.approx(0.05)
+
+
+PUBLISHED = {
+    "published_at": {"data": "cifar10"},
+    "published": [{"of": {"depth": 110}, "value": 6.61, "within": [6.3, 7.0]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([6.5, 6.6, 6.7], "reproduced"),
+        ([9.0, 9.1, 9.2], "contradicted"),
+        ([7.05, 7.2, 7.0], "undecided"),  # outside, but within two standard errors of the interval
+        ([5.0, 5.1, 4.9], "contradicted"),
+        ([6.6], "reproduced"),
+        ([9.0], "undecided"),  # one seed outside has no spread to judge by
+        ([None, None, None], "contradicted"),
+    ],
+)
+def test_published_numbers(errors, expected):
+    (verdict,) = judge(PUBLISHED, [row(errors, "test_error", depth=110, data="cifar10")])
+    assert verdict.word == expected
+    assert "6.61" in verdict.claim
+
+
+def test_published_numbers_are_judged_only_at_the_papers_scale():
+    (verdict,) = judge(PUBLISHED, [row([6.6, 6.6, 6.6], "test_error", depth=110, data="digits")])
+    assert verdict.word == "not run"
+
+
+def test_a_selector_that_fits_two_rows_is_a_defect():
+    with pytest.raises(ValueError, match="selects 2 rows"):
+        select([row([1], depth=20, skip="none"), row([1], depth=20, skip="identity")], {"depth": 20})

@@ -1,0 +1,120 @@
+"""The grid is the paper's rows, each run can be built, each claim selects rows of the grid."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from conftest import ROOT
+from depthlab.plan import experiment_rows, plan
+from depthlab.reports.collect import Result, rows
+from depthlab.reports.verdict import judge
+
+NAMES = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
+SCALE = {"imagenet_depth": "imagenet"}
+
+
+def load(*overrides):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("train", [*overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        return cfg
+
+
+def grid(name, data):
+    """The overrides of each run of an experiment, without the seeds."""
+    experiment = load(f"experiment={name}", f"data={data}").experiment
+    jobs = []
+    for _, *row in experiment_rows(experiment, data):
+        keys = {override.split("=")[0]: override.split("=")[1].split(",") for override in row}
+        jobs += [dict(zip(keys, values, strict=True)) for values in product(*keys.values())]
+    return jobs
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("data", ["digits", "paper"])
+def test_every_run_can_be_built_and_every_claim_selects(name, data):
+    data = SCALE.get(name, "cifar10") if data == "paper" else data
+    if data == "digits" and name in SCALE:
+        pytest.skip("an experiment on ImageNet alone")
+    results = []
+    for job in grid(name, data):
+        cfg = load(f"experiment={name}", f"data={data}", *(f"{k}={v}" for k, v in job.items()))
+        planned = plan(cfg, cfg.hydra.runtime.choices)
+        assert planned.run.path.parent == Path("outputs") / name
+        for seed in range(3):
+            summary = {"choices": planned.choices, "seed": seed, "final": {"train_error": 1.0, "test_error": 1.0}}
+            results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}]))
+    made = rows(results)
+    assert len(made) == len(grid(name, data))
+    assert len({row.label for row in made}) == len(made)
+    experiment = load(f"experiment={name}").experiment
+    for verdict in judge(experiment, made):
+        if data != "digits":
+            assert verdict.word != "not run", verdict
+
+
+def choices(name, key, data="cifar10"):
+    return [job[key] for job in grid(name, data) if key in job]
+
+
+def test_degradation_is_table_6_and_its_plain_twins():
+    assert {(job["depth"], job["skip"]) for job in grid("degradation", "cifar10")} == {
+        *product(("20", "32", "44", "56", "110"), ("none", "identity"))
+    }
+    assert {job["depth"] for job in grid("degradation", "digits")} == {"8", "20", "32", "44", "56", "110"}
+
+
+def test_shortcut_types_holds_every_row_of_table_1_and_the_bias_search():
+    jobs = grid("shortcut_types", "cifar10")
+    assert {j["skip"] for j in jobs} == {
+        *("identity", "none", "scaled", "scaled_both", "exclusive_gate", "shortcut_gate", "conv", "dropout")
+    }
+    for gate in ("exclusive_gate", "shortcut_gate"):
+        assert {int(j["skip.bias"]) for j in jobs if j["skip"] == gate} == set(range(-10, 1))
+    assert all(j["recipe"] == "he2016" for j in jobs)
+    assert load("experiment=shortcut_types").depth == 110
+
+
+def test_activation_order_is_table_2():
+    units = ("original", "bn_after_addition", "relu_before_addition", "relu_only_preact", "preact")
+    jobs = grid("activation_order", "cifar10")
+    assert {(j["depth"], j["unit"]) for j in jobs} == {*product(("110", "164"), units)}
+    assert {j.get("block") for j in jobs if j["depth"] == "164"} == {"bottleneck"}
+
+
+def test_deep_preact_is_table_3():
+    for data, depths in (("cifar10", {"110", "164", "1001"}), ("cifar100", {"164", "1001"})):
+        assert {j["depth"] for j in grid("deep_preact", data)} == depths
+    assert {j["block"] for j in grid("deep_preact", "cifar10") if j["depth"] == "110"} == {"single", "basic"}
+
+
+def test_published_numbers_are_the_papers():
+    def published(name):
+        return {tuple(n["of"].values()): n["value"] for n in load(f"experiment={name}").experiment.published}
+
+    table_6 = published("degradation")
+    assert [table_6[d, "identity"] for d in (20, 32, 44, 56, 110)] == [8.75, 7.51, 7.17, 6.97, 6.61]
+    table_1 = published("shortcut_types")
+    assert table_1[("identity",)] == 6.61
+    assert table_1["exclusive_gate", -6] == 8.70
+    assert table_1["exclusive_gate", -7] == 9.81
+    assert table_1["shortcut_gate", 0] == 12.86
+    assert table_1["shortcut_gate", -6] == 6.91
+    assert table_1[("conv",)] == 12.22
+    assert table_1[("scaled_both",)] == 12.35
+    assert {table_1[key] for key in (("none",), ("scaled",), ("dropout",), ("exclusive_gate", 0))} == {"fail"}
+    table_2 = published("activation_order")
+    assert [table_2[d, "preact"] for d in (110, 164)] == [6.37, 5.46]
+    assert [table_2[d, "bn_after_addition"] for d in (110, 164)] == [8.17, 6.50]
+
+
+def test_an_experiment_is_a_sweep_without_m_and_what_is_typed_goes_before_its_grid(command):
+    short = ("experiment=degradation", "data=digits", "width=4", "depth=8", "recipe.iterations=2")
+    first = command(*short)
+    assert first.code == 0
+    assert first.out.startswith("6 runs: 0 done, 6 to run\n")
+    assert len([*Path("outputs/degradation").glob("resnet8-*/summary.json")]) == 6
+    assert command(*short, "seed=0,1,2,3").out.startswith("8 runs: 6 done, 2 to run\n")
