@@ -1,7 +1,10 @@
 """Trains a plain or residual network of any depth: `python train.py depth=110 skip=identity`; --help lists all."""
 
 import os
+import signal
+import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -14,6 +17,7 @@ from depthlab.errors import told_in_one_line
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
 CONFIGS = Path(__file__).resolve().parent / "configs"
+owners = partial(config.owners, CONFIGS)
 OmegaConf.register_new_resolver("options", lambda: config.help_text(CONFIGS), replace=True)
 
 
@@ -23,13 +27,14 @@ def main(cfg: DictConfig) -> None:
     from depthlab import app  # torch only now: --help and completion need none
 
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    with nullcontext() if sweep else told_in_one_line(config.keys()):
+    with nullcontext() if sweep else told_in_one_line(config.keys(), owners):
         app.run(cfg, HydraConfig.get().runtime.choices, brief=sweep)
 
 
 def cli() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
-    with told_in_one_line(config.keys()):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
+    with told_in_one_line(config.keys(), owners):
         main()
 
 

@@ -1,4 +1,4 @@
-"""Tables, figures and verdicts of finished runs, from their directories alone: `python scripts/report.py outputs/NAME`.
+"""Tables, figures and verdicts from run directories alone: `python scripts/report.py outputs/NAME`.
 
 Without a folder: of every folder in outputs/ that holds runs. Writes FOLDER/report/.
 """
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="outputs/NAME")
     given = parser.parse_args().folders
-    with told_in_one_line([]):
+    with told_in_one_line([], lambda key: []):
         for folder in folders(given):
             write(folder, experiment_of(folder))
 

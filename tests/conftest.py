@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+
+def presets(group: str) -> dict[str, dict]:
+    """The YAML files of a group by name, interpolations resolved as in a run of 1,000 iterations."""
+    run = OmegaConf.create({"recipe": {"iterations": 1000}})
+    files = sorted((ROOT / "configs" / group).glob("*.yaml"))
+    merged = {f.stem: OmegaConf.to_container(OmegaConf.merge(run, OmegaConf.load(f)), resolve=True) for f in files}
+    return {name: {k: v for k, v in node.items() if k != "recipe"} for name, node in merged.items()}
 
 
 @dataclass

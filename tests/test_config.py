@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from conftest import ROOT
+from conftest import ROOT, presets
 from depthlab import config
 from depthlab.errors import Mistake
 from depthlab.plan import MODULES as PARTS
@@ -194,7 +194,7 @@ def node(path):
     if path.parent.name == "data":  # these are of the whole config, and some begin with another one
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return OmegaConf.to_container(compose("train", overrides=[f"data={path.stem}"]).data)
-    return OmegaConf.to_container(OmegaConf.load(path))
+    return presets(str(path.parent.relative_to(CONFIGS)))[path.stem]
 
 
 def identifier(path):
@@ -235,8 +235,8 @@ def test_every_group_of_the_command_has_a_module_and_a_folder():
 # command would train again what is already there. A new field leaves them as they are if its value that does nothing
 # is null or false. Change them only with that in mind, and say so in the change log.
 PINNED = {
-    ("depth=110", "skip=none"): "resnet110-none-batch-s0-d6d738bc",
-    ("data=digits",): "resnet20-identity-batch-s0-231a0a98",
+    ("depth=110", "skip=none"): "plain110-batch-s0-3d3e313f",
+    ("data=digits",): "resnet20-identity-batch-s0-2b7a2608",
     (
         "data=cifar100",
         "skip=scaled",
@@ -245,7 +245,7 @@ PINNED = {
         "init=orthogonal",
         "recipe=he2016",
         "seed=3",
-    ): "resnet20-scaled_0.5_1-group_4-preact-orthogonal-s3-45e3774e",
+    ): "resnet20-scaled_0.5_1-group_4-preact-orthogonal-s3-0f567047",
 }
 
 
@@ -288,7 +288,7 @@ OTHER = {
     "data.validation": "4",
     "data.subset": "99",
     "recipe.batch": "32",
-    "recipe.iterations": "63999",
+    "recipe.iterations": "63999 epochs=null",
     "recipe.rate": "0.1000001",
     "recipe.momentum": "0",
     "recipe.nesterov": "true",
@@ -326,7 +326,7 @@ def test_the_two_lists_below_are_all_fields_there_are(plan):
 
 @pytest.mark.parametrize("key", [key for key, value in OTHER.items() if value is not None])
 def test_a_field_that_decides_the_result_changes_the_name(plan, key):
-    assert plan(*BASE, f"{key}={OTHER[key]}").run.path.name != plan(*BASE).run.path.name
+    assert plan(*BASE, *f"{key}={OTHER[key]}".split()).run.path.name != plan(*BASE).run.path.name
 
 
 def test_a_name_of_an_option_changes_the_name(plan):
@@ -348,10 +348,18 @@ def test_nor_does_where_the_data_lie(plan, typed):
 
 
 def test_nor_do_the_processes_that_read_them(plan):
-    names = {
-        plan("data=imagenet", f"data.workers={n}", f"data.root={r}").run.path.name for n, r in ((1, "a"), (2, "b"))
-    }
+    names = {plan("data=imagenet", "data.root=a", f"data.workers={n}").run.path.name for n in (1, 2)}
     assert len(names) == 1
+
+
+def test_a_folder_of_images_is_another_data_set_unless_its_bytes_are_checked(plan):
+    assert plan("data=imagenet", "data.root=a").run.path != plan("data=imagenet", "data.root=b").run.path
+    assert plan("data=cifar10", "data.root=a").run.path == plan("data=cifar10", "data.root=b").run.path
+
+
+def test_what_does_nothing_does_not_rename(plan):
+    assert plan("block=basic").run.path == plan().run.path
+    assert plan("epochs=3", "recipe.iterations=5").run.path == plan("epochs=3").run.path
 
 
 @pytest.mark.parametrize(
@@ -370,7 +378,7 @@ def test_nor_do_the_processes_that_read_them(plan):
         ("skip=scaled_both skip.branch=1", "skip=scaled"),
         ("init=kaiming init.zero_last=true", "init=kaiming_zero_last"),
         ("init=kaiming init.fan=fan_out", "init=kaiming_fan_out"),
-        ("norm=renorm norm.start=50 norm.r_steps=400 norm.d_steps=250", "norm=renorm_short"),
+        ("norm=renorm norm.start=50 norm.r_steps=400 norm.d_steps=250 norm.momentum=0.1", "norm=renorm_short"),
         ("recipe=he2015 recipe.warmup.until_error=0 recipe.warmup.from_depth=0", "recipe=he2016"),
         ("seed=1 depth=14", "depth=14 seed=1"),
         ("block=null", "epochs=null"),

@@ -119,7 +119,7 @@ TYPED = {
     "recipe.rate=fast": "recipe.rate=fast: could not be converted to Float",
     "recipe.warmup.shar=1": "recipe.warmup.shar: no such option; did you mean recipe.warmup.share? "
     f"(allowed: {WARMUPS})",
-    "skip.scale=2": "skip.scale: not an option of skip",
+    "skip.scale=2": "skip.scale: the chosen skip has no such option",
     "unit=preactt": f"unit=preactt: did you mean preact? (allowed: {UNITS})",
     "recipe/schedule=cos": "recipe/schedule=cos: did you mean cosine? "
     "(allowed: constant, cosine, exponential, one_cycle, step)",

@@ -23,7 +23,8 @@ OURS = {
     "config": {"errors", "training.recipe"},
     "runs": {"errors", "files", "config"},
     "plan": {"errors", "config", "runs", "network", "data", "training"},
-    "describe": {"plan", "runs", "data.dataset"},
+    "describe": {"config", "plan", "runs", "data.dataset"},
+    "reports": {"errors", "config", "runs"},
     "app": {"errors", "config", "runs", "plan", "describe", "observe", "data.dataset", "training"},
 }
 HYDRA = {"config", "plan", "app"}

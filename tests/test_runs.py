@@ -36,7 +36,7 @@ def test_a_new_run_holds_its_config_alone(run):
 
 def test_the_same_config_joins_and_what_is_stored_stays(run):
     before = run.config.read_text()
-    run.start(CONFIG | {"device": "cuda", "data": {"root": "there"}, "new": None})
+    run.start(CONFIG | {"device": "cuda", "threads": 2, "new": None})
     assert run.config.read_text() == before
 
 

@@ -56,22 +56,27 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     log_to_console()
     planned = plan(composed, choices)
     cfg, home = planned.cfg, planned.run
+    where = device(cfg)
     done = home.finished()
     if done and not cfg.rerun:
         log.info("%s (done before; rerun=true repeats it)", describe.result(done))
         return done
-    where = device(cfg)
     images: DataSet = planned.options["data"](where)
     batch = cfg.recipe.batch
     within("recipe.batch", batch, 1, images.images, f"the data holds {images.images} training images")
-    steps = cfg.recipe.iterations if cfg.epochs is None else math.ceil(cfg.epochs * images.images / batch)
+    steps = cfg.recipe.iterations or 0
+    if cfg.epochs is not None:
+        steps = math.ceil(cfg.epochs * images.images / batch)
     check_rates(cfg.recipe, planned.schedule, steps)
+    operations = describe.multiply_adds(planned, images)
+    if steps <= planned.config["norm"].get("start", -1):
+        log.warning(f"norm={planned.choices['norm']} is plain batch norm in all {steps} iterations: norm.start")
     if done:
         home.set_aside()
     home.start(planned.config)
     with logging_to(home.log):
         try:
-            return _train(planned, images, where, steps, logging.DEBUG if brief else logging.INFO)
+            return _train(planned, images, where, steps, operations, logging.DEBUG if brief else logging.INFO)
         except Exception:
             log.debug("the run failed", exc_info=True)
             raise
@@ -94,9 +99,9 @@ class Clock:
         return trained
 
 
-def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, level: int) -> Record:
+def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, operations: int, level: int) -> Record:
     cfg, home, batch = planned.cfg, planned.run, planned.cfg.recipe.batch
-    facts: Record = {"multiply_adds": describe.multiply_adds(planned, images)}
+    facts: Record = {"multiply_adds": operations}
     net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
     facts["parameters"] = sum(p.numel() for p in net.parameters())
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
@@ -107,6 +112,7 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, leve
         clock = Clock(**checkpoint.load(home.checkpoint, state, digest=digest)["clock"])
         records = [r for r in home.records() if r["step"] < state.next_record]
     home.keep(records)
+    describe.reset_peak_memory(where)
     for line in describe.announcement(planned, images, steps, state.step, facts):
         log.log(level, line)
 
@@ -160,6 +166,8 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, leve
         summary = describe.summary(planned, records, facts, clock.training)
         home.finish(summary)
     log.info(describe.result(summary))
+    if interruption.signal is not None:  # it came when all was done
+        raise SystemExit(128 + interruption.signal)
     log.log(level, "tensorboard --logdir %s", cfg.output_dir)
     return summary
 

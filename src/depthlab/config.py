@@ -8,13 +8,16 @@ import inspect
 import json
 import math
 import re
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, get_args, get_origin
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
@@ -27,7 +30,7 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
     *("device", "threads", "checkpoint_every", "rerun", "output_dir", "folder"),
-    *("data.root", "data.source", "data.workers"),
+    *("data.source", "data.workers"),
 }
 # The papers' choices, which a run's name leaves out.
 USUAL = {"unit": "original", "init": "kaiming", "activation": "relu"}
@@ -84,6 +87,8 @@ def bind(module: ModuleType, node: Any, group: str) -> partial[Any]:
     for key in values.keys() - keys.keys():
         allowed = hint(key, keys) if keys else f"{group}={name} takes none"
         raise Mistake(f"{group}.{key}={values[key]}: no such option; {allowed}")
+    if not isinstance(node, dict) and keys:
+        raise Mistake(f"{group}={node}: write {group.replace('.', '/')}={node}, which brings its values")
     for key in keys.keys() - values.keys():
         raise Mistake(f"{group}.{key}: {group}={name} needs a value for it")
     for key, parameter in keys.items():
@@ -97,9 +102,11 @@ def _public(module: ModuleType, name: str, option: Any) -> bool:
 
 
 def _checked(option: str, value: Any, annotation: Any) -> Any:
-    if get_origin(annotation) is Literal:
-        if value not in get_args(annotation):
-            raise one_of(option, value, get_args(annotation))
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    literals = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+    if literals:
+        if value not in literals and not (value is None and NoneType in kinds):
+            raise one_of(option, value, literals)
         return value
     schema = make_dataclass("Option", [("value", annotation)])
     try:
@@ -126,13 +133,39 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
     Nulls and false are left out, as the values that do nothing, so that a field added later does not rename old runs.
     """
-    return {k: v for k, v in flat(config).items() if not (v is None or v is False or _unscientific(k))}
+    facts = flat(config)
+    checked = {"data.root"} if "data.source" in facts else set()  # the same bytes, wherever they come from
+    left_out = UNSCIENTIFIC | checked
+    return {k: v for k, v in facts.items() if not (v is None or v is False or {k, k.split(".")[0]} & left_out)}
+
+
+def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[list[str]]:
+    """The sweeps of an experiment, as typed after -m, each a list of overrides; one empty one without experiment.
+
+    What `scales.<data>` holds goes before the rest: `runs` instead of the usual ones, `options` for all of them.
+    """
+    if not experiment:
+        return [[]]
+    here = experiment.get("scales", {}).get(data, {})
+    seeds = "seed=" + ",".join(str(seed) for seed in experiment["seeds"])
+    lines = here.get("runs", experiment["runs"])
+    return [[seeds, *here.get("options", []), *shlex.split(line)] for line in lines]
 
 
 def keys() -> list[str]:
     """What a person can set, whatever the chosen options."""
     recipe = [f"recipe.{field.name}" for field in fields(Recipe)]
     return [field.name for field in fields(Config)] + recipe + [f"recipe.warmup.{f.name}" for f in fields(Warmup)]
+
+
+def owners(configs: Path, key: str) -> list[str]:
+    """The options of a group that have a key: for `skip.scale`, `skip=rescaled` and so on."""
+    *group, name = key.split(".")
+    line, files = (
+        re.compile(rf"^{re.escape(name)}:", re.MULTILINE),
+        sorted((configs / "/".join(group)).glob("*.yaml")),
+    )
+    return [f"{'/'.join(group)}={file.stem}" for file in files if line.search(file.read_text())]
 
 
 def help_text(configs: Path) -> str:
@@ -144,17 +177,18 @@ def help_text(configs: Path) -> str:
         lines += ["", f"{group}="]
         for file in sorted((configs / group).glob("*.yaml")):
             text = file.read_text()
-            keys = re.findall(r"^(\w+): *([^\s#]+)", text, re.MULTILINE)
-            given = ", ".join(f"{group}.{key}={value}" for key, value in keys if key not in ("name", "defaults"))
+            given = ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text))
             meaning = re.search(r"^# ([^@].*)", text, re.MULTILINE)
             lines.append(f"  {file.stem:22}{meaning and meaning[1]}")
-            if given and group not in ("data", "recipe", "experiment"):
+            if group == "experiment":
+                experiment = yaml.safe_load(text)["experiment"]
+                for data, time in experiment["time"].items():
+                    rows = experiment_rows(experiment, data)
+                    runs = sum(math.prod(option.count(",") + 1 for option in row) for row in rows)
+                    lines.append(f"{'':24}data={data}: {runs} runs, {time}")
+            if given and group != "experiment":
                 lines.append(f"{'':24}{given.replace('/', '.')}")
     return "\n".join(lines).replace("$", "$$")
-
-
-def _unscientific(key: str) -> bool:
-    return key in UNSCIENTIFIC or key.split(".")[0] in UNSCIENTIFIC
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -165,6 +199,13 @@ def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return items
 
 
+def _scalars(text: str) -> list[tuple[str, str]]:
+    """The keys of a group's YAML file and their values, those of `data:` for a data set."""
+    node = yaml.safe_load(re.sub(r"\$\{(.*?)\}", r"\1", text)) or {}
+    keys = node.get("data", {k: v for k, v in node.items() if not isinstance(v, dict)})
+    return [(k, json.dumps(v).strip('"')) for k, v in keys.items() if k not in ("name", "defaults")]
+
+
 def digest(config: dict[str, Any]) -> str:
     """8 hexadecimal digits of all that decides the result."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
@@ -172,12 +213,16 @@ def digest(config: dict[str, Any]) -> str:
 
 def run_name(config: dict[str, Any]) -> str:
     """`resnet110-scaled_0.5_1-batch-s0-3f9c2a1b`: network and depth, skip, norm, what is unusual, seed, digest."""
-    words = [f"{config['network']['name']}{config['depth']}", _label(config["skip"]), _label(config["norm"])]
-    words += [_label(config[group]) for group, usual in USUAL.items() if config[group]["name"] != usual]
+    block = [config["block"]] if config["block"] not in (None, "basic") else []
+    plain = config["skip"]["name"] == "none"
+    network = "plain" if plain and config["network"]["name"] == "resnet" else config["network"]["name"]
+    skip = [] if network == "plain" else [label(config["skip"])]
+    words = [f"{network}{config['depth']}", *block, *skip, label(config["norm"])]
+    words += [label(config[group]) for group, usual in USUAL.items() if config[group]["name"] != usual]
     return "-".join([*words, f"s{config['seed']}", digest(config)])
 
 
-def _label(option: dict[str, Any]) -> str:
+def label(option: dict[str, Any]) -> str:
     """The option's name and its numbers: scaled_0.5_1."""
     numbers = [f"{v:g}" for v in option.values() if isinstance(v, int | float) and not isinstance(v, bool)]
     return "_".join([option["name"], *numbers])

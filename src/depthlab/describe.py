@@ -1,8 +1,8 @@
 """A run in words and numbers: what is said at its start and its end, and its summary."""
 
 import platform
-import resource
 import subprocess
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from depthlab.config import label
 from depthlab.data.dataset import DataSet
 from depthlab.plan import Plan
 from depthlab.runs import Record
@@ -28,15 +29,17 @@ def multiply_adds(plan: Plan, images: DataSet) -> int:
 def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Record) -> list[str]:
     """What a run will do, in lines; `done`: iterations done before."""
     cfg, values, recipe = plan.cfg, plan.config, plan.cfg.recipe
-    kind = "plain" if values["skip"]["name"] == "none" else f"residual ({values['skip']['name']})"
+    plain = values["skip"]["name"] == "none"
+    kind = "plain" if plain else f"residual ({label(values['skip'])}, {values['unit']['name']} unit)"
     channels, height, width = images.shape
     epochs = steps * recipe.batch / images.images
     count = torch.get_num_threads()
     threads = f" ({count} thread{'s' * (count > 1)})" if facts["device"] == "cpu" else ""
     return [
         plan.run.path.name,
-        f"  network  {kind}, {cfg.depth} layers, {facts['parameters']:,} parameters, "
-        f"{facts['multiply_adds'] / 1e6:.4g} million multiply-adds",
+        f"  network  {kind}, {cfg.depth} layers, {values['block']} blocks, width {cfg.width}, "
+        f"{facts['parameters']:,} parameters, {facts['multiply_adds'] / 1e6:.4g} million multiply-adds",
+        f"  layers   norm {label(values['norm'])}, init {label(values['init'])}, {values['activation']['name']}",
         f"  data     {plan.choices['data']}: {images.images:,} training and {images.size('test'):,} test images, "
         f"{height}x{width}x{channels}, {images.classes} classes",
         f"  recipe   {plan.choices['recipe']}: {steps:,} iterations of {recipe.batch} images ({epochs:.4g} epochs), "
@@ -50,8 +53,9 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
 
 def hyperparameters(plan: Plan) -> dict[str, Any]:
     """What TensorBoard's table shows: it has room for five columns, in alphabetical order."""
-    chosen = {group: plan.choices[group] for group in ("init", "norm", "skip", "unit")}
-    return {"depth": plan.cfg.depth, "width": plan.cfg.width, "seed": plan.cfg.seed} | chosen
+    cfg, chosen = plan.cfg, {group: label(plan.config[group]) for group in ("init", "norm", "skip", "unit")}
+    recipe = {"training_rate": cfg.recipe.rate, "training_batch": cfg.recipe.batch, "width": cfg.width}
+    return {"depth": cfg.depth, "seed": cfg.seed} | chosen | recipe
 
 
 def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: float) -> Record:
@@ -59,26 +63,43 @@ def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: 
     last = records[-1]
     chosen_by = "validation_error" if "validation_error" in last else "test_error"
     best = min(records, key=lambda record: record[chosen_by])
-    gpu = facts["device"] != "cpu"
     return {
         "status": "diverged" if "diverged_at" in last else "finished",
         **({"diverged_at": last["diverged_at"]} if "diverged_at" in last else {}),
         "name": plan.run.path.name,
         "choices": plan.choices,
         "depth": plan.cfg.depth,
+        "width": plan.cfg.width,
+        "block": plan.config["block"],
         "final": {key: value for key, value in last.items() if key.endswith(("_error", "_loss"))},
         "best": {"test_error": best["test_error"], "epoch": best["epoch"], "chosen_by": chosen_by},
         **facts,
         "iterations": last["step"],
         "images_per_second": last["images"] / training_seconds if training_seconds else None,
         "seconds": last["seconds"],
-        "peak_memory_bytes": torch.cuda.max_memory_allocated()
-        if gpu
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": _peak_memory(facts["device"]),
         "seed": plan.cfg.seed,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("depthlab", "torch")},
         "git_commit": _commit(),
     }
+
+
+def reset_peak_memory(where: torch.device) -> None:
+    """Forgets the peak of earlier runs of this process, where the system can."""
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory(device: str) -> int | None:
+    """Bytes: the GPU's for tensors, else the process's; None where the system does not tell."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return None
 
 
 def result(summary: Record) -> str:
@@ -88,7 +109,8 @@ def result(summary: Record) -> str:
     for split in ("train", "validation", "test"):
         if final.get(f"{split}_error") is not None:
             words.append(f"{split} error {final[f'{split}_error']:.2f} %")
-    words[-1] += f" (best {best['test_error']:.2f} %, epoch {best['epoch']:.0f})"
+    chosen = " chosen by validation" if best["chosen_by"] == "validation_error" else ""
+    words[-1] += f" (best{chosen} {best['test_error']:.2f} %, epoch {best['epoch']:.0f})"
     return f"{', '.join(words)}, {summary['iterations']:,} iterations in {duration(summary['seconds'])}"
 
 

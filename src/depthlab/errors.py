@@ -2,9 +2,13 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+
+# What other programs call them.
+ALIASES = {"lr": "recipe.rate", "learning_rate": "recipe.rate", "batch_size": "recipe.batch", "batch": "recipe.batch"}
+ALIASES |= {"weight_decay": "recipe.decay", "momentum": "recipe.momentum", "dataset": "data", "lambda": "skip.scale"}
 
 
 class Mistake(Exception):
@@ -30,9 +34,10 @@ def hint(given: str, allowed: Iterable[object]) -> str:
 
 
 @contextmanager
-def told_in_one_line(keys: Iterable[str]) -> Iterator[None]:
+def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = lambda key: []) -> Iterator[None]:
     """Inside, a person's mistake ends the command with one line on standard error and exit code 2; a full disk or
-    another failure of the system, with 1. `keys`: what a person can set, for the nearest one.
+    another failure of the system, with 1. `keys`: what a person can set, for the nearest one; `owners(key)`: the
+    options of a group that have a key.
     """
     try:
         yield
@@ -40,7 +45,7 @@ def told_in_one_line(keys: Iterable[str]) -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        line, code = _one_line(error, keys), 2
+        line, code = _one_line(error, keys, owners), 2
         if line is None and isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             line, code = f"{where}{error.strerror or error}; the same command continues", 1
@@ -50,7 +55,7 @@ def told_in_one_line(keys: Iterable[str]) -> Iterator[None]:
         raise SystemExit(code) from None
 
 
-def _one_line(error: Exception, keys: Iterable[str]) -> str | None:
+def _one_line(error: Exception, keys: Iterable[str], owners: Callable[[str], list[str]]) -> str | None:
     """The mistake behind an exception of ours, Hydra's or OmegaConf's; None for a defect."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
@@ -62,6 +67,8 @@ def _one_line(error: Exception, keys: Iterable[str]) -> str | None:
         return str(one_of(group, given, error.options))
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
         return "an option of a group is chosen by its name, as in skip=none"
+    if "Ambiguous value for argument" in str(error):
+        return "values with commas are a sweep: add -m"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form option=value"
     cause = error.__cause__
@@ -71,7 +78,11 @@ def _one_line(error: Exception, keys: Iterable[str]) -> str | None:
         if "not in" not in text:
             return str(wrong_value(key, text))
         siblings = [k for k in keys if k.rpartition(".")[0] == parent]
-        return f"{key}: no such option; {hint(key, siblings)}" if siblings else f"{key}: not an option of {parent}"
+        if siblings:
+            meant = f"did you mean {ALIASES[key]}?" if key in ALIASES else hint(key, siblings)
+            return f"{key}: no such option; {meant}"
+        having = owners(key)
+        return f"{key}: the chosen {parent} has no such option" + (f"; {', '.join(having)} has it" if having else "")
     if isinstance(error, HydraException | OmegaConfBaseException):
         return re.sub(r"\s+", " ", str(error))
     return None

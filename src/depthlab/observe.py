@@ -1,6 +1,7 @@
 """Watching a run: the console, the progress bar, TensorBoard, signals, how long it will take."""
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,10 @@ class Console(logging.Handler):
     """Log lines on standard output, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+        except BrokenPipeError:  # as in `python train.py | head`, which must not end the run
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def log_to_console() -> None:
@@ -53,6 +57,7 @@ class Interruption:
         if self.signal is not None:
             raise SystemExit(128 + number)
         self.signal = number
+        os.write(2, b"\nstopping after this iteration; once more stops at once\n")
 
     @contextmanager
     def watching(self) -> Iterator["Interruption"]:

@@ -1,10 +1,8 @@
 """From a composed config to the objects that it names, checked before anything is written."""
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,18 +46,6 @@ class Plan:
         return net
 
 
-def experiment_rows(experiment: Any, data: str) -> list[list[str]]:
-    """The sweeps of an experiment, as typed after -m, each a list of overrides; one empty one without experiment.
-
-    What `scales.<data>` holds goes before the rest: `runs` instead of the usual ones, `options` for all of them.
-    """
-    if not experiment:
-        return [[]]
-    here = experiment.get("scales", {}).get(data, {})
-    seeds = "seed=" + ",".join(str(seed) for seed in experiment.seeds)
-    return [[seeds, *here.get("options", []), *shlex.split(line)] for line in here.get("runs", experiment.runs)]
-
-
 def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     """Checks a composed config, all but the data; `choices`: the chosen option of each group. Raises Mistake."""
     composed = composed.copy()
@@ -72,11 +58,11 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         )
     cfg = cast(Config, OmegaConf.to_object(composed))
     recipe.check(cfg.recipe)
-    for key, given, low in (("width", cfg.width, 1), ("threads", cfg.threads, 1), ("seed", cfg.seed, 0)):
-        if given is not None and not low <= given < 2**31:
-            raise Mistake(f"{key}={given}: at least {low} and under 2^31")
-    if cfg.epochs is not None and not 0 <= cfg.epochs < inf:
-        raise Mistake(f"epochs={cfg.epochs}: at least 0")
+    limits = {"width": (1, 65536), "threads": (1, 1024), "seed": (0, 2**31 - 1), "epochs": (0, 1e6)}
+    for key, (low, high) in limits.items():
+        given = getattr(cfg, key)
+        if given is not None and not low <= given <= high:
+            raise Mistake(f"{key}={given}: from {low} to {high:.0f}")
 
     values = config.plain(composed)
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
@@ -87,8 +73,10 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     experiment = values.pop("experiment")
     values["folder"] = values["folder"] or (choices["experiment"] if experiment else choices["data"])
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
-    path = Path(cfg.output_dir) / values["folder"] / config.run_name(values)
-    planned = Plan(cfg, values, chosen, options, bound, Run(path))
+    if cfg.epochs is not None:
+        values["recipe"]["iterations"] = None
+    planned = Plan(cfg, values, chosen, options, bound, Run(Path()))
     with torch.device("meta"):
-        planned.build((3, 32, 32), 10)
+        values["block"] = planned.build((3, 32, 32), 10).block
+    planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))
     return planned

@@ -44,8 +44,10 @@ class Run:
         """The summary of a finished or diverged run, else None."""
         try:
             return json.loads(self.summary.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise Mistake(f"{self.summary}: {error.strerror}") from None
         except ValueError:
             raise Mistake(f"{self.summary}: damaged; delete it to finish the run from its checkpoint") from None
 
@@ -59,7 +61,10 @@ class Run:
         if not self.metrics.exists():
             return []
         lines = self.metrics.read_text(errors="replace").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        try:
+            return [json.loads(line) for line in lines[:-1]]
+        except ValueError:
+            raise Mistake(f"{self.metrics}: damaged; move the directory away to start the run anew") from None
 
     def keep(self, records: list[Record]) -> None:
         """Replaces the metrics: a continued run drops what came after its checkpoint."""
@@ -78,6 +83,8 @@ class Run:
         aside = self.path.parent / ".replaced"
         aside.mkdir(exist_ok=True)
         number = next(n for n in range(1, 1_000_000) if not (aside / f"{self.path.name}-{n}").exists())
+        for events in self.path.glob("*tfevents*"):  # else TensorBoard would show them as another run
+            events.rename(events.with_name(events.name.replace("tfevents", "set-aside")))
         shutil.move(self.path, aside / f"{self.path.name}-{number}")
 
 

@@ -7,6 +7,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 
+from depthlab.config import experiment_rows
+
 log = logging.getLogger("depthlab")
 
 
@@ -19,7 +21,7 @@ class DepthlabSweeper(BasicSweeper):
         """
         from depthlab.describe import result
         from depthlab.observe import log_to_console
-        from depthlab.plan import experiment_rows, plan
+        from depthlab.plan import plan
 
         if self.hydra_context is None or self.config is None or self.launcher is None:
             raise RuntimeError("setup() comes before sweep()")
@@ -34,7 +36,7 @@ class DepthlabSweeper(BasicSweeper):
         jobs = {planned.run.path: (planned, job) for planned, job in zip(plans, grid, strict=True)}
         done = {path: planned.run.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
         left = {path: job for path, (_, job) in jobs.items() if not done.get(path)}
-        log.info("%d runs: %d done, %d to run", len(jobs), len(jobs) - len(left), len(left))
+        log.info(f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {len(jobs) - len(left)} done, {len(left)} to run")
         for summary in filter(None, done.values()):
             log.info(result(summary))
         if not left:
@@ -48,6 +50,7 @@ class DepthlabSweeper(BasicSweeper):
         ]
         for line in failed:
             log.error(line)
+        log.info("tensorboard --logdir %s", self.config.output_dir)
         if failed:
             raise SystemExit(1)
         return [returns]

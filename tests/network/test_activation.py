@@ -2,18 +2,16 @@
 
 import inspect
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
+from conftest import presets
 from depthlab.config import bind
 from depthlab.network import activation, init
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "activation"
-PRESETS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
+PRESETS = presets("activation")
 OPTIONS = {name for name, f in vars(activation).items() if inspect.isfunction(f) and name[0] != "_"}
 
 FORMULAS = {

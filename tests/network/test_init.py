@@ -2,18 +2,16 @@
 
 import inspect
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
+from conftest import presets
 from depthlab.errors import Mistake
 from depthlab.network import init
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "init"
-PRESETS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
+PRESETS = presets("init")
 OPTIONS = {
     name
     for name, f in vars(init).items()

@@ -3,29 +3,19 @@
 import re
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import nn
 
+from conftest import presets
 from depthlab.config import bind
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, mlp, norm, skip, unit
 from depthlab.network.mlp import LAYERS
 from depthlab.network.resnet import Network
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-@cache
-def presets(group):
-    return {
-        path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONFIGS / group).glob("*.yaml"))
-    }
 
 
 @cache

@@ -1,25 +1,23 @@
 """Norms against torch's own, or against a transcription of their paper in numpy."""
 
 import inspect
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from conftest import presets
 from depthlab.errors import Mistake
 from depthlab.network import norm
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "norm"
-PRESETS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
+PRESETS = presets("norm")
 OPTIONS = {name for name, f in vars(norm).items() if inspect.isfunction(f) and not name.startswith("_")}
 PER_CHANNEL = {"instance"}  # one value per channel is all that an (N, C) input has
 
-RENORM = {"r_max": 1.4, "d_max": 0.6, "start": 2, "r_steps": 8, "d_steps": 5}
+RENORM = {"r_max": 1.4, "d_max": 0.6, "start": 2, "r_steps": 8, "d_steps": 5, "momentum": 0.2}
 MOMENTUM = {"m0": 32, "tau": 0.9, "steps": 5}
 
 
@@ -200,7 +198,7 @@ def test_renorm_is_ioffes(shape):
         r, d = np.clip(r, 1 / r_max, r_max), np.clip(d, -d_max, d_max)
         x_hat = (x - mean.reshape(wide)) / sigma_batch.reshape(wide) * r.reshape(wide) + d.reshape(wide)
         same(module(torch.from_numpy(x)).detach(), weight.reshape(wide) * x_hat + bias.reshape(wide))
-        mu, sigma = mu + 0.1 * (mean - mu), sigma + 0.1 * (sigma_batch - sigma)
+        mu, sigma = mu + 0.2 * (mean - mu), sigma + 0.2 * (sigma_batch - sigma)
     assert len(clipped) == 8  # r and d, on the ramp and after it, clipped and not
     x_hat = (x - mu.reshape(wide)) / sigma.reshape(wide)
     same(
@@ -218,7 +216,7 @@ def test_renorm_begins_as_batch_norm():
 
 
 def test_renorm_without_limits_trains_as_it_evaluates():
-    module = randomised(norm.renorm(4, r_max=1e9, d_max=1e9, start=0, r_steps=1, d_steps=1))
+    module = randomised(norm.renorm(4, r_max=1e9, d_max=1e9, start=0, r_steps=1, d_steps=1, momentum=0.1))
     for x in batches(3, (6, 4, 3, 3)):
         evaluation = module.eval()(x)
         same(module.train()(x).detach(), evaluation.detach())

@@ -3,33 +3,24 @@
 import re
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from conftest import presets
 from depthlab.config import bind
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, norm, resnet, skip, unit
 from depthlab.network.resnet import BLOCKS, IMAGENET, Network, ZeroPad, from_torchvision
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 LAYERS = {"basic": 2, "bottleneck": 3, "single": 1}
 TORCHVISION = {depth: f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 STRIDES = ("1x1", "3x3")
-
-
-@cache
-def presets(group):
-    return {
-        path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONFIGS / group).glob("*.yaml"))
-    }
 
 
 @cache

@@ -1,31 +1,21 @@
 """Skips against He et al. 2016, Table 1 and Fig. 2, each written out once more without convolutions."""
 
-from functools import cache
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.func import functional_call
 
+from conftest import presets
 from depthlab.config import bind
 from depthlab.errors import Mistake
 from depthlab.network import init, resnet, skip, unit
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 OPTIONS = {
     name for name, f in vars(skip).items() if getattr(f, "__module__", None) == skip.__name__ and name[0] != "_"
 }
 SHAPES = pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 1)], ids=["2d", "4d"])
-
-
-@cache
-def presets(group):
-    return {
-        path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONFIGS / group).glob("*.yaml"))
-    }
 
 
 PRESETS = presets("skip")
@@ -162,7 +152,7 @@ def test_no_init_touches_the_bias_of_a_gate(filled_by, preset, bias):
     bind(init, presets("init")[filled_by], "init")(net)
     for u in net.units:
         assert u.skip.bias.equal(torch.full_like(u.skip.bias, bias))
-        assert u.skip.weight.weight.count_nonzero()
+        assert u.skip.conv.weight.count_nonzero()
 
 
 # dropout

@@ -3,19 +3,17 @@
 import inspect
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from conftest import presets
 from depthlab.config import bind
 from depthlab.network import norm, resnet, skip, unit
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "unit"
-PRESETS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONFIGS.glob("*.yaml"))}
+PRESETS = presets("unit")
 OPTIONS = {
     name
     for name, f in vars(unit).items()

@@ -51,4 +51,6 @@ def mlp(
         )
         for i in range(n)
     ]
-    return Network(stem, [nn.Sequential(*units)], unit.tail(width, norm, activation), nn.Linear(width, classes))
+    return Network(
+        stem, [nn.Sequential(*units)], unit.tail(width, norm, activation), nn.Linear(width, classes), block
+    )

@@ -38,14 +38,17 @@ def ghost(channels: int, *, size: int) -> nn.Module:
     return _Ghost(channels, size)
 
 
-def renorm(channels: int, *, r_max: float, d_max: float, start: int, r_steps: int, d_steps: int) -> nn.Module:
+def renorm(
+    channels: int, *, r_max: float, d_max: float, start: int, r_steps: int, d_steps: int, momentum: float
+) -> nn.Module:
     """Batch renormalisation: (x - mu_B) / sigma_B r + d, nearly what evaluation will do (Ioffe 2017, algorithm 1).
 
     r = sigma_B / sigma and d = (mu_B - mu) / sigma, constants to the gradient, lead from the batch's statistics to
     the running ones, but r stays within a factor R, d within D. Batch norm (R = 1, D = 0) for `start` steps, then R
-    grows linearly to `r_max` at step `r_steps`, D to `d_max` at `d_steps` (section 4).
+    grows linearly to `r_max` at step `r_steps`, D to `d_max` at `d_steps` (section 4). `momentum`: a batch's share in
+    the running statistics.
     """
-    return _Renorm(channels, r_max, d_max, start, r_steps, d_steps)
+    return _Renorm(channels, r_max, d_max, start, r_steps, d_steps, momentum)
 
 
 def momentum(channels: int, *, m0: int, tau: float, steps: int) -> nn.Module:
@@ -139,8 +142,13 @@ class _Corrected(_Batch):
 
 
 class _Renorm(_Corrected):
-    def __init__(self, channels: int, r_max: float, d_max: float, start: int, r_steps: int, d_steps: int) -> None:
+    def __init__(
+        self, channels: int, r_max: float, d_max: float, start: int, r_steps: int, d_steps: int, momentum: float
+    ) -> None:
         super().__init__(channels)
+        if not 0 < momentum <= 1:
+            raise Mistake(f"norm.momentum={momentum}: above 0 and at most 1")
+        self.share = momentum
         _at_least(1, r_max=r_max)
         _at_least(0, d_max=d_max, start=start)
         _at_least(start + 1, r_steps=r_steps, d_steps=d_steps)
@@ -153,8 +161,8 @@ class _Renorm(_Corrected):
         sigma_batch, sigma = (var + EPS).sqrt(), (self.running_var + EPS).sqrt()
         r = (sigma_batch / sigma).clamp(1 / r_max, r_max)
         d = ((mean - self.running_mean) / sigma).clamp(-d_max, d_max)
-        self.running_mean.lerp_(mean, MOMENTUM)
-        self.running_var.copy_(sigma.lerp(sigma_batch, MOMENTUM) ** 2 - EPS)  # the paper averages sigma
+        self.running_mean.lerp_(mean, self.share)
+        self.running_var.copy_(sigma.lerp(sigma_batch, self.share) ** 2 - EPS)  # the paper averages sigma
         return r, d
 
     def _progress(self, end: int) -> Tensor:

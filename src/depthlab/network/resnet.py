@@ -39,18 +39,20 @@ def resnet(
     activation: Activation,
     *,
     family: Literal["cifar", "imagenet"],
-    shortcut: Literal["A", "B", "C"],
+    shortcut: Literal["A", "B", "C"] | None,
     stride_in: Literal["1x1", "3x3"],
 ) -> "Network":
     """A network for images of `shape` (channels, height, width), `depth` weighted layers deep, as the papers count.
 
     family: `cifar`, 3 stages of n units, width, 2 width, 4 width channels (section 4.2); or `imagenet`, 4 stages
     (Table 1). shortcut: what brings x to F's shape where the shape changes (section 3.3): A zero-padding, B a
-    projection, C projections everywhere. stride_in: the convolution of a bottleneck that halves the size: 1x1 in
-    the paper, 3x3 in most libraries. Raises Mistake on a depth or a block that the family does not have.
+    projection, C projections everywhere; None is the papers' choice, A for CIFAR's basic blocks, else B. stride_in:
+    the convolution of a bottleneck that halves the size: 1x1 in the paper, 3x3 in most libraries. Raises Mistake on a
+    depth or a block that the family does not have.
     """
     block, counts = _stages(family, depth, block)
     kernels, expansion = BLOCKS[block]
+    shortcut = shortcut or ("A" if family == "cifar" and block != "bottleneck" else "B")
     bias = isinstance(norm(width), nn.Identity)
     strided = kernels.index(max(kernels)) if stride_in == "3x3" else 0
 
@@ -74,30 +76,31 @@ def resnet(
                 for j, (c, o, k) in enumerate(zip([channels, *outs], outs, kernels, strict=False))
             ]
             out = outs[-1]
-            changes = channels != out or stride > 1
-            if shortcut == "C" or (shortcut == "B" and changes):
+            join, changes = skip(out), channels != out or stride > 1
+            if join is not None and (shortcut == "C" or (shortcut == "B" and changes)):
                 resize = unit.projection(conv(channels, out, 1, stride), norm)
             else:
                 resize = ZeroPad(stride, out - channels) if changes else nn.Identity()
-            units.append(unit.unit(convs, resize, skip(out), norm, activation, first=s == i == 0))
+            units.append(unit.unit(convs, resize, join, norm, activation, first=s == i == 0))
             channels = out
         stages.append(nn.Sequential(*units))
     tail = unit.tail(channels, norm, activation).extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-    return Network(stem, stages, tail, nn.Linear(channels, classes))
+    return Network(stem, stages, tail, nn.Linear(channels, classes), block)
 
 
 class Network(nn.Module):
     """stem -> stages of units -> tail -> head: images (N, C, H, W) -> logits (N, classes).
 
-    `activation` is its option's name, from which an init takes the gain.
+    `block` and `activation` are the names of its options; from the latter an init takes the gain.
     """
 
     activation: str
 
     def __init__(
-        self, stem: nn.Sequential, stages: Sequence[nn.Sequential], tail: nn.Sequential, head: nn.Linear
+        self, stem: nn.Sequential, stages: Sequence[nn.Sequential], tail: nn.Sequential, head: nn.Linear, block: str
     ) -> None:
         super().__init__()
+        self.block = block
         self.stem, self.stages, self.tail, self.head = stem, nn.Sequential(*stages), tail, head
 
     @property

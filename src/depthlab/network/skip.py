@@ -58,11 +58,11 @@ class _Gate(nn.Module):
 
     def __init__(self, channels: int, *, bias: float) -> None:
         super().__init__()
-        self.weight = _Pointwise(channels)
-        self.bias = nn.Parameter(self.weight.weight.new_full((channels,), bias))
+        self.conv = _Pointwise(channels)
+        self.bias = nn.Parameter(self.conv.weight.new_full((channels,), bias))
 
     def g(self, x: Tensor) -> Tensor:
-        return self.weight(x, self.bias).sigmoid()
+        return self.conv(x, self.bias).sigmoid()
 
 
 class exclusive_gate(_Gate):
@@ -85,10 +85,10 @@ class conv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight = _Pointwise(channels)
+        self.conv = _Pointwise(channels)
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
-        return self.weight(x) + f
+        return self.conv(x) + f
 
 
 class dropout(nn.Module):

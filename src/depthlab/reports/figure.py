@@ -2,10 +2,11 @@
 
 import math
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import Affine2D, ScaledTranslation, Transform
 
 from depthlab.reports.collect import Result, Row, spread
 
@@ -42,11 +43,15 @@ STYLE: dict[str, Any] = {
 }
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8a8a8a")
 """Colours of Okabe and Ito, which most people tell apart, with grey for their yellow, too light on white."""
-MARKERS = "os^DvPX<>*hp"
+MARKERS = "os^DvP<>*hpd"
 MANY = len(OKABE_ITO)
 """With more rows than this, colours are cut from a sequential palette, and panels are split."""
-WIDTHS = {"training": 0.8, "test": 1.9}
+WIDTHS = {"training": 0.8, "test": 1.7}
 """Of the lines, in points."""
+BAR: dict[str, Any] = {"elinewidth": 1.3, "capsize": 2.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+DOT: dict[str, Any] = {"alpha": 0.6, "markersize": 4.5, "markeredgewidth": 0, "label": "_seed"}
+CROSS: dict[str, Any] = {"marker": "X", "markersize": 6.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+CROSS |= {"clip_on": False, "zorder": 4, "label": "_diverged"}
 Style = tuple[str, str]
 """Colour and marker."""
 
@@ -60,38 +65,37 @@ def curves(rows: list[Row]) -> Figure:
     A cross marks where a run diverged, a vertical line where the learning rate drops.
     """
     panels, by_depth = _panels(rows), _differ_in_depth(rows)
+    keys = {title: [_key(row, inside, by_depth) for row in inside] for title, inside in panels.items()}
+    everywhere = [key for inside in keys.values() for key in inside]
+    shared = by_depth or len(set(everywhere)) <= MANY  # one legend for all panels
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(
-        figsize=(4.6 if columns == 1 else 6.9, lines * (2.9 if columns < 3 else 2.4)), layout="constrained"
-    )
+    height = (2.9 if columns < 3 else 2.4) + (0 if shared else 0.09 * max(map(len, keys.values())))
+    figure = Figure(figsize=(4.6 if columns == 1 else 6.9, lines * height), layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    everywhere = _styles([_key(row, by_depth) for row in rows])
-    for ax, (title, inside) in zip(axes.flat, panels.items(), strict=False):
-        own = by_depth or len(rows) <= MANY
-        styles = everywhere if own else _styles([_key(row, by_depth) for row in inside])
-        for number, row in enumerate(inside):
-            _curve(ax, row, styles[_key(row, by_depth)], number, len(inside))
-        for step in sorted({step for row in inside for result in row.results for step in drops(result)}):
-            ax.axvline(step, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5, gid="drop")
-        ax.set_title(title)
-        if not by_depth:
-            _legend(ax, {_short(row, inside): styles[row.label] for row in inside}, 46 if columns < 3 else 30)
     low, high = error_limits(rows)
     for number, ax in enumerate(axes.flat):
-        ax.set_ylim(low - 0.015 * (high - low), high)
-        ax.set_xlim(left=0)
+        ax.set(ylim=(low - 0.015 * (high - low), high), visible=number < len(panels))
         ax.grid(axis="x", visible=False)
-        ax.xaxis.set_major_formatter(FuncFormatter(_thousands))
-        ax.set_visible(number < len(panels))
         if number % columns == 0:
             ax.set_ylabel("error (%)")
-        if number + columns >= len(panels):
+        if number + columns >= len(panels) or not shared:
             ax.set_xlabel("iterations")
             ax.tick_params(labelbottom=True)
-    lines_seen = [Line2D([], [], color="#444444", linewidth=w, label=s) for s, w in WIDTHS.items()]
-    depths = {f"{depth} layers": style for depth, style in everywhere.items()} if by_depth else {}
-    _legend(figure, depths, 84, lines_seen)
+    for ax, (title, inside) in zip(axes.flat, panels.items(), strict=False):
+        styles = _styles(everywhere if shared else keys[title])
+        for number, (row, key) in enumerate(zip(inside, keys[title], strict=True)):
+            _curve(ax, row, styles[key], number, len(inside))
+        for step in sorted({step for row in inside for result in row.results for step in drops(result)}):
+            ax.axvline(step, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5, label="_drop")
+        ax.set_title(title)
+        if not shared:
+            _legend(ax, styles, 46 if columns < 3 else 30)
+    last = axes.flat[0]
+    last.set_xlim(left=0)
+    last.xaxis.set_major_formatter(FuncFormatter(_thousands if last.get_xlim()[1] >= 10_000 else "{:g}".format))
+    widths = [Line2D([], [], color="#444444", linewidth=width, label=word) for word, width in WIDTHS.items()]
+    _legend(figure, _styles(everywhere) if shared and len(rows) > 1 else {}, 84, widths)
     return figure
 
 
@@ -99,34 +103,25 @@ def curves(rows: list[Row]) -> Figure:
 def final(rows: list[Row]) -> Figure:
     """Training and test errors (%) of the last epoch: a dot a seed, mean ± standard deviation over seeds.
 
-    Over depth, a line for each kind of row, where depths differ; else a line of the figure for each row. A diverged
-    seed is a cross at the edge.
+    Over depth, a line for each kind of row, where depths differ; else, or with many kinds, each row on a line of its
+    own. A diverged seed is a cross at the edge, and its row has no mean.
     """
-    by_depth = _differ_in_depth(rows)
-    height = 2.9 if by_depth else 0.7 + 0.24 * max(len(rows), 4)
-    figure = Figure(figsize=(6.9, height), layout="constrained")
+    kinds: dict[str, list[Row]] = {}
+    for row in _plain_first(rows):
+        kinds.setdefault(_kind(row), []).append(row)
+    by_depth = _differ_in_depth(rows) and len(kinds) <= MANY
+    figure = Figure(figsize=(6.9, 2.9 if by_depth else 0.7 + 0.22 * max(len(rows), 3)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    kinds: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in _plain_first(rows) if by_depth else rows:
-        kinds[_kind(row) if by_depth else row.label].append(row)
-    styles = _styles(list(kinds))
     for ax, metric, title in zip(axes, ("train_error", "test_error"), ("training", "test"), strict=True):
         ax.set_title(title)
-        for number, (kind, inside) in enumerate(kinds.items()):
-            aside = 1.012 ** (2 * number - len(kinds) + 1)  # so that bars at one depth do not hide each other
-            at = [row.facts["depth"] * aside if by_depth else float(number) for row in inside]
-            _points(ax, at, [row.values(metric) for row in inside], styles[kind], kind, by_depth)
-    if by_depth:
-        _depth_axis(axes, sorted({row.facts["depth"] for row in rows}))
-        if len(kinds) > 1:
-            _legend(figure, styles, 84)
-    else:
-        axes[0].set_yticks(range(len(rows)), list(kinds))
-        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        (_over_depth if by_depth else _over_rows)(ax, kinds if by_depth else {"": rows}, metric)
     for ax in axes:
-        ax.grid(axis="x", visible=not by_depth)
-        ax.set(**{"xlabel": "layers"} if by_depth else {"xlabel": "error of the last epoch (%)"})
-        _from_zero(ax, by_depth)
+        low, high = ax.get_ylim() if by_depth else ax.get_xlim()
+        if low < 0.5 * high:  # from 0, unless the errors are far above
+            (ax.set_ylim if by_depth else ax.set_xlim)(-0.015 * high, high)
+    if by_depth:
+        axes[0].set_ylabel("error of the last epoch (%)")
+        _legend(figure, _styles(list(kinds)), 84)
     return figure
 
 
@@ -169,22 +164,19 @@ def series(row: Row, metric: str) -> list[tuple[float, float, float, float]]:
 
 
 def error_limits(rows: list[Row]) -> tuple[float, float]:
-    """The error axis (%): to twice the highest final error, so that ends are seen and beginnings are cut; to the
-    highest value, at most, and from 0, unless all errors are far above.
+    """The error axis (%), on which all final errors are seen: where they are low, the beginning is cut, at three
+    times what is usual at the end. It begins at 0 unless all errors are far above.
     """
-    points = [series(row, metric) for row in rows for metric in ("train_error", "test_error")]
-    points = [p for p in points if p]
-    if not points:
+    metrics = "train_error", "test_error"
+    seeds = [p for row in rows for r in row.results for metric in metrics if (p := _points_of(r, metric))]
+    if not seeds:
         return 0.0, 100.0
-    ends = max(high for p in points for _, _, _, high in p[-1:])
-    ends = max([ends, *(v[-1][1] for row in rows for r in row.results for m in ("train_error", "test_error")
-                        if (v := _points_of(r, m)))])  # fmt: skip
-    highest = max(high for p in points for _, _, _, high in p)
-    lowest = min(low for p in points for _, _, low, _ in p)
-    top = min(max(2 * ends, 2.0), highest * 1.03)
-    unit = 5.0 if top > 10 else 1.0
-    top = min(math.ceil(top / unit) * unit, 100.0) if top > 1 else max(top, 0.1)
-    return (0.0 if lowest < top / 2 else math.floor((lowest - 2) / 10) * 10.0), top
+    values, ends = [value for points in seeds for _, value in points], [points[-1][1] for points in seeds]
+    usual = statistics.median(ends)
+    top = min(max(1.1 * max(ends), 3 * usual, 1.0), 1.03 * max(max(values), 1.0), 100.0)
+    unit = 5 if top > 10 else 1
+    top = min(math.ceil(top / unit) * unit, 100)
+    return (0.0 if min(values) < top / 2 else math.floor((min(values) - 2) / 10) * 10.0), float(top)
 
 
 def _points_of(result: Result, metric: str) -> list[tuple[float, float]]:
@@ -194,42 +186,84 @@ def _points_of(result: Result, metric: str) -> list[tuple[float, float]]:
 def _curve(ax: Axes, row: Row, style: Style, number: int, of: int) -> None:
     """One row's two curves; markers of the test curve are shifted, so that those of `of` rows do not hide others."""
     colour, marker = style
-    for metric, width, shade in (("train_error", WIDTHS["training"], 0.10), ("test_error", WIDTHS["test"], 0.18)):
+    for metric, width, shade in (("train_error", WIDTHS["training"], 0.08), ("test_error", WIDTHS["test"], 0.15)):
         points = series(row, metric)
         if not points:
             continue
         steps, means, lows, highs = zip(*points, strict=True)
         every = max(1, len(steps) // 6)
-        marks = {"marker": marker, "markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.5}
-        marks["markevery"] = (number * every // of, every)
+        marks: dict[str, Any] = {"marker": marker, "markevery": (number * every // of, every), "markersize": 4}
+        marks |= {"markeredgecolor": "white", "markeredgewidth": 0.5}
         ax.fill_between(steps, lows, highs, color=colour, alpha=shade, linewidth=0, zorder=1.5)
-        ax.plot(steps, means, color=colour, linewidth=width, label=f"{row.label}: {metric}", gid=f"{row.label}: {metric}",
-                **(marks if metric == "test_error" or len(steps) == 1 else {}))  # fmt: skip
+        line = ax.plot(
+            steps, means, color=colour, linewidth=width * (0.7 if of > MANY else 1), label=f"{row.label}: {metric}"
+        )[0]
+        if metric == "test_error" or len(steps) == 1:
+            line.set(**marks)
     for result in row.results:
         if result.summary.get("status") == "diverged" and (seen := _points_of(result, "train_error")):
-            ax.plot(*seen[-1], marker="x", color=colour, markersize=6, markeredgewidth=1.5, clip_on=False, zorder=4)
+            ax.plot(*seen[-1], color=colour, **CROSS)
 
 
-def _points(ax: Axes, at: list[float], seeds: list[list[float]], style: Style, label: str, upright: bool) -> None:
-    """Dots of seeds and mean ± standard deviation, at places along x if `upright` (joined by a line), else along y."""
-    colour, marker = style
-    means, _, deviations = zip(*map(spread, seeds), strict=True)
-    finite = [i for i, mean in enumerate(means) if math.isfinite(mean)]
-    place, mean = [at[i] for i in finite], [means[i] for i in finite]
-    bar = [0 if math.isnan(deviations[i]) else deviations[i] for i in finite]
-    x, y, bars = (place, mean, {"yerr": bar}) if upright else (mean, place, {"xerr": bar})
-    ax.errorbar(x, y, **bars, color=colour, marker=marker, markersize=5, markeredgecolor="white", markeredgewidth=0.5,
-                linewidth=1.5 if upright else 0, elinewidth=1.3, capsize=2.5, label=label)  # fmt: skip
-    beside = ScaledTranslation(*((-5 / 72, 0) if upright else (0, 5 / 72)), ax.figure.dpi_scale_trans)
-    for where, values in zip(at, seeds, strict=True):
-        for value in values:
-            if math.isfinite(value):
-                ax.plot(*((where, value) if upright else (value, where)), ".", color=colour, alpha=0.6, markersize=4.5,
-                        markeredgewidth=0, transform=ax.transData + beside, gid="seed")  # fmt: skip
-            else:
-                edge = ax.get_xaxis_transform() if upright else ax.get_yaxis_transform()
-                ax.plot(*((where, 0.98) if upright else (0.98, where)), "x", color=colour, transform=edge, markersize=6,
-                        markeredgewidth=1.5, clip_on=False, gid="diverged")  # fmt: skip
+def _over_depth(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
+    """Errors over depth, a line a kind of row, moved a little, so that bars at one depth do not hide each other."""
+    depths = sorted({row.facts["depth"] for inside in kinds.values() for row in inside})
+    beside = _moved(ax, ax.transData, -0.06, 0)
+    for number, (kind, inside) in enumerate(kinds.items()):
+        colour, marker = _styles(list(kinds))[kind]
+        aside = (depths[-1] / depths[0]) ** (0.03 * ((number + 0.5) / len(kinds) - 0.5))
+        whole = sorted((row.facts["depth"] * aside, *_bar(row, metric)) for row in inside if not _diverged(row))
+        if whole:
+            x, y, bars = zip(*whole, strict=True)
+            ax.errorbar(x, y, yerr=bars, color=colour, marker=marker, linewidth=1.5, markersize=5, label=kind, **BAR)
+        for row in inside:
+            at = row.facts["depth"] * aside
+            seeds = _survivors(row, metric)
+            ax.plot([at] * len(seeds), seeds, ".", color=colour, transform=beside, **DOT)
+            if _diverged(row):
+                ax.plot([at], [0.98], color=colour, transform=ax.get_xaxis_transform(), **CROSS)
+    ax.set_xscale("log")
+    ax.set(xlabel="layers", xlim=(depths[0] / 1.15, depths[-1] * 1.15))
+    ax.grid(axis="x", visible=False)
+    ax.xaxis.set_major_locator(FixedLocator(depths))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter("{:.0f}".format))
+
+
+def _over_rows(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
+    """Errors along x, each row at its place along y, from the top."""
+    rows = [row for inside in kinds.values() for row in inside]
+    beside = _moved(ax, ax.transData, 0, 0.07)
+    for place, row in enumerate(rows):
+        if not _diverged(row):
+            mean, deviation = _bar(row, metric)
+            ax.errorbar([mean], [place], xerr=[deviation], color=OKABE_ITO[0], marker="o", markersize=4.5, **BAR)
+        seeds = _survivors(row, metric)
+        ax.plot(seeds, [place] * len(seeds), ".", color=OKABE_ITO[0], transform=beside, **DOT)
+        if _diverged(row):
+            ax.plot([0.98], [place], color=OKABE_ITO[1], transform=ax.get_yaxis_transform(), **CROSS)
+    ax.set_yticks(range(len(rows)), [row.label for row in rows])
+    ax.set(xlabel="error of the last epoch (%)", ylim=(len(rows) - 0.5, -0.7))
+
+
+def _bar(row: Row, metric: str) -> tuple[float, float]:
+    """Mean and standard deviation, 0 for a single seed."""
+    mean, _, deviation = spread(row.values(metric))
+    return mean, 0.0 if math.isnan(deviation) else deviation
+
+
+def _survivors(row: Row, metric: str) -> list[float]:
+    return [result.value(metric) for result in row.results if result.summary.get("status") != "diverged"]
+
+
+def _diverged(row: Row) -> bool:
+    return any(result.summary.get("status") == "diverged" for result in row.results)
+
+
+def _moved(ax: Axes, transform: Transform, right: float, up: float) -> Transform:
+    """A transform, and then so many inches."""
+    figure = cast(Figure, ax.get_figure(root=True))
+    return transform + ScaledTranslation(right, up, cast(Affine2D, figure.dpi_scale_trans))
 
 
 def _panels(rows: list[Row]) -> dict[str, list[Row]]:
@@ -257,11 +291,11 @@ def _kind(row: Row) -> str:
     return " ".join(words.get(word, word) for word in row.label.split(" ") if not word.startswith("depth="))
 
 
-def _short(row: Row, panel: list[Row]) -> str:
-    """A row's label without what all rows of its panel share."""
+def _key(row: Row, panel: list[Row], by_depth: bool) -> str:
+    """What a curve is called in the legend: its depth, or its label without what all rows of its panel share."""
     words = row.label.split(" ")
     told = [word for word in words if not all(word in other.label.split(" ") for other in panel)]
-    return " ".join(told) or row.label
+    return f"{row.facts['depth']} layers" if by_depth else " ".join(told) or row.label
 
 
 def _plain_first(rows: list[Row]) -> list[Row]:
@@ -272,47 +306,33 @@ def _differ_in_depth(rows: list[Row]) -> bool:
     return len({row.facts["depth"] for row in rows}) > 1
 
 
-def _key(row: Row, by_depth: bool) -> Any:
-    return row.facts["depth"] if by_depth else row.label
-
-
-def _styles(keys: Sequence[Any]) -> dict[Any, Style]:
-    """A colour and a marker for each: from light to dark for numbers and for many, else colours without order."""
-    keys = sorted(set(keys)) if all(isinstance(k, int) for k in keys) else list(dict.fromkeys(keys))
-    ordered = len(keys) > MANY or (len(keys) > 1 and isinstance(keys[0], int))
-    cut = [colormaps["viridis_r"](0.18 + 0.77 * i / max(1, len(keys) - 1)) for i in range(len(keys))]
-    colours = [to_hex(colour) for colour in cut] if ordered else list(OKABE_ITO)
+def _styles(keys: Sequence[str]) -> dict[str, Style]:
+    """A colour and a marker for each: from light to dark for depths and for many, else colours without order."""
+    keys = list(dict.fromkeys(keys))
+    ordered = all(re.fullmatch(r"\d+ layers", key) for key in keys)
+    keys = sorted(keys, key=lambda key: int(key.split(" ")[0])) if ordered else keys
+    cut = [to_hex(colormaps["viridis_r"](0.18 + 0.77 * i / max(1, len(keys) - 1))) for i in range(len(keys))]
+    colours = cut if ordered or len(keys) > MANY else OKABE_ITO
     return {key: (colours[i], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
 
 
-def _legend(where: Axes | Figure, styles: dict[Any, Style], room: int, first: Sequence[Line2D] = ()) -> None:
+def _legend(where: Axes | Figure, styles: dict[str, Style], room: int, first: Sequence[Line2D] = ()) -> None:
     """A legend below a panel, or below the whole figure, in columns as the labels have `room` for (in letters)."""
     marks = {"linewidth": WIDTHS["test"], "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    handles = [*first, *(Line2D([], [], color=c, marker=m, label=str(k), **marks) for k, (c, m) in styles.items())]
+    handles: list[Line2D] = [
+        *first,
+        *(Line2D([], [], color=c, marker=m, label=k, **marks) for k, (c, m) in styles.items()),
+    ]
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), room // (longest + 5)))
     if isinstance(where, Figure):
         where.legend(handles=handles, loc="outside lower center", ncols=columns)
     else:
-        where.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
-
-
-def _depth_axis(axes: Sequence[Axes], depths: list[int]) -> None:
-    for ax in axes:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(FixedLocator(depths))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda depth, _: f"{depth:.0f}"))
-        ax.set_xlim(min(depths) / 1.15, max(depths) * 1.15)
-    axes[0].set_ylabel("error of the last epoch (%)")
-
-
-def _from_zero(ax: Axes, upright: bool) -> None:
-    """The error axis begins at 0 unless the errors are far above."""
-    low, high = ax.get_ylim() if upright else ax.get_xlim()
-    if low < 0.5 * high:
-        (ax.set_ylim if upright else ax.set_xlim)(-0.015 * high, high)
+        below = _moved(where, where.transAxes, 0, -0.38)
+        where.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns
+        )
 
 
 def _thousands(value: float, _: object) -> str:
-    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
+    return f"{value / 1000:g}k" if value else "0"

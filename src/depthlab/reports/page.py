@@ -6,7 +6,7 @@ import yaml
 
 from depthlab.reports.collect import Result
 from depthlab.reports.figure import inline
-from depthlab.reports.table import Report, Sheet, table
+from depthlab.reports.table import Report, Sheet, about, table
 
 MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?", "not run": "–"}
 STYLE = """
@@ -56,16 +56,18 @@ def page(report: Report, figures: dict[str, str]) -> str:
     body += [] if report.sheets else ["<p>No finished run yet.</p>"]
     body += ["<h2>Unfinished and broken runs</h2>", _list(report.missing)] if report.missing else []
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
-    inside = "\n".join(body)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{inside}\n</body></html>\n'
+    top = f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>'
+    return "\n".join([top, *body, "</body></html>\n"])
 
 
 def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
     command = f"{sheet.command}\npython scripts/report.py outputs/{report.name}"
     captions = {
-        f"curves-{sheet.data}": "Error against iterations: mean over seeds, thin for training, bold for test; the band "
-        "reaches from the lowest to the highest seed. Vertical lines: the learning rate drops. Crosses: a run diverged.",
-        f"final-{sheet.data}": "Errors of the last epoch: a dot a seed, mean ± standard deviation over seeds.",
+        f"curves-{sheet.data}": "Error against iterations: mean over seeds, thin for training, bold for test; the "
+        "band reaches from the lowest to the highest seed. Vertical lines: the learning rate drops. "
+        "Crosses: a run diverged.",
+        f"final-{sheet.data}": "Errors of the last epoch: a dot a seed, mean ± standard deviation over seeds. "
+        "Crosses at the edge: seeds that diverged.",
     }
     parts = [f"<h2>{escape(sheet.data)}</h2>", *([f"<pre>{escape(command)}</pre>"] if sheet.command else [])]
     if sheet.verdicts:
@@ -79,7 +81,7 @@ def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
         svg = inline(figures[name], f"{'cf'[number]}{report.sheets.index(sheet)}") if name in figures else ""
         parts.append(f'<figure><div class="wide">{svg}</div><figcaption>{caption}</figcaption></figure>')
     heading, *lines = [[escape(cell) for cell in line] for line in table(sheet)]
-    parts += ["<h3>Numbers</h3>", '<p class="soft">Errors in %, of the last epoch; mean ± standard deviation.</p>']
+    parts += ["<h3>Numbers</h3>", f'<p class="soft">{escape(about(sheet).capitalize())}.</p>']
     parts.append(f'<div class="wide"><table><tr><th>{"<th>".join(heading)}</tr>')
     parts += [f"<tr><td>{'<td>'.join(line)}</tr>" for line in lines]
     parts.append("</table></div>")

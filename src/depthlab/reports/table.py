@@ -2,13 +2,12 @@
 
 import itertools
 import math
-import shlex
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depthlab.config import experiment_rows
 from depthlab.reports.collect import Result, Row, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge
 
@@ -68,20 +67,21 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
     by_data: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results:
         by_data[str(result.summary["choices"]["data"])].append(result)
-    name, about = folder.resolve().name, experiment or {}
+    name, whole = folder.resolve().name, experiment or {}
     sheets = []
     for data, inside in sorted(by_data.items()):
-        here = about | about.get("on", {}).get(data, {})
-        made, at = rows(inside), here.get("published_at", {})
-        published = [p for p in here.get("published", []) if any(_is(row, at | p["of"]) for row in made)]
+        made, at = rows(inside), whole.get("published_at", {})
+        published = [p for p in whole.get("published", []) if any(_is(row, at | p["of"]) for row in made)]
         command = f"python train.py experiment={name} data={data}" if experiment else None
-        sheets.append(Sheet(data, made, verdicts(here, made), missing(here, made), published, command))
-    return Report(name, about.get("title", name), about.get("source", ""), sheets, unfinished, broken)
+        wanted = grid(experiment_rows(experiment, data)) if experiment else []
+        absent = missing(wanted, whole.get("seeds", []), made)
+        sheets.append(Sheet(data, made, verdicts(whole, made), absent, published, command))
+    return Report(name, whole.get("title", name), whole.get("source", ""), sheets, unfinished, broken)
 
 
 def verdicts(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
-    """Each claim judged by itself, undecided where it selects several rows; published numbers in one line where no run
-    can be compared with them.
+    """Each claim judged by itself, undecided where it selects several rows; published numbers in one line where no
+    run can be compared with them.
     """
     at, published = experiment.get("published_at", {}), experiment.get("published", [])
     found = []
@@ -95,31 +95,28 @@ def verdicts(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
     return found
 
 
-def missing(experiment: dict[str, Any], rows: list[Row]) -> list[str]:
-    """Rows of the experiment that have no finished run, and seeds that a row lacks, of the experiment's or of those
-    that other rows have.
+def missing(wanted: list[dict[str, Any]], seeds: list[int], rows: list[Row]) -> list[str]:
+    """Rows that are `wanted` and have no finished run, and seeds that a row lacks, of `seeds` and of those that other
+    rows have.
     """
-    seeds = set(experiment.get("seeds", [])) | {r.summary["seed"] for row in rows for r in row.results}
-    lines = []
-    for wanted in grid(experiment.get("runs", []), experiment.get("options", [])):
-        if not any(_is(row, wanted) for row in rows):
-            lines.append(f"{_typed(wanted)}: no finished run")
+    usual = {*seeds, *(result.summary["seed"] for row in rows for result in row.results)}
+    lines = [f"{_typed(w)}: no finished run" for w in wanted if not any(_is(row, w) for row in rows)]
     for row in rows:
-        absent = sorted(seeds - {result.summary["seed"] for result in row.results})
+        absent = sorted(usual - {result.summary["seed"] for result in row.results})
         if absent:
             word = f"seed{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}"
-            lines.append(f"{row.label}: {len(row.results)} of {len(seeds)} seeds; not there: {word}")
+            lines.append(f"{row.label}: {len(row.results)} of {len(usual)} seeds; not there: {word}")
     return lines
 
 
-def grid(lines: list[str], options: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of an experiment, of lines as typed (`depth=20,56 skip=none`) and options that go before each; groups
-    inside groups (`recipe/schedule`) are left out.
+def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
+    """The rows of sweeps as typed, each a list like `depth=20,56`, `skip=none`; seeds are left out, and groups inside
+    groups (`recipe/schedule`), which are no facts of a row.
     """
     found = []
-    for line in lines:
-        pairs = [word.partition("=") for word in [*options, *shlex.split(line)]]
-        axes = {key: [_value(v) for v in values.split(",")] for key, _, values in pairs if "/" not in key}
+    for sweep in sweeps:
+        pairs = [word.partition("=") for word in sweep]
+        axes = {k: [_value(v) for v in values.split(",")] for k, _, values in pairs if k != "seed" and "/" not in k}
         found += [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
     return found
 
@@ -143,6 +140,13 @@ def table(sheet: Sheet) -> list[list[str]]:
     return lines
 
 
+def about(sheet: Sheet) -> str:
+    """What the numbers of the table are."""
+    gone = any(result.summary.get("status") == "diverged" for result in sheet.results)
+    counted = ", a diverged run without a number counted as 100 %" if gone else ""
+    return f"errors of the last epoch in %, mean ± standard deviation over seeds{counted}"
+
+
 def mean(values: list[float]) -> str:
     """`6.35 ± 0.12`: mean and standard deviation over the seeds that have a value; the deviation of several only."""
     middle, _, deviation = spread(values)
@@ -160,7 +164,7 @@ def terminal(report: Report) -> str:
     for sheet in report.sheets:
         cells = table(sheet)
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        lines += ["", f"{sheet.data}, errors of the last epoch in %, mean ± standard deviation over seeds"]
+        lines += ["", f"{sheet.data}: {about(sheet)}"]
         for line in cells:
             padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
             lines.append("  " + "  ".join(padded).rstrip())
@@ -181,7 +185,7 @@ def markdown(report: Report) -> str:
         )
         parts.append(f"![error against iterations](curves-{sheet.data}.png)")
         parts.append(f"![final errors](final-{sheet.data}.png)")
-        parts.append("Errors in %, of the last epoch; mean ± standard deviation over seeds.")
+        parts.append(f"{about(sheet).capitalize()}.")
         heading, *lines = [[_escaped(cell) for cell in line] for line in table(sheet)]
         rule = ["---", *["---:"] * (len(heading) - 1)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines]))

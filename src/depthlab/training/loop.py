@@ -81,6 +81,9 @@ def train(
 ) -> Iterator[Metrics | None]:
     """Trains until `steps` iterations are done, evaluating the `splits` after each epoch and at the end.
 
+    A last epoch that would not be whole is counted to the one before, so that the last errors are never those of a
+    few batches.
+
     Yields after each iteration, and between the batches of an evaluation, None; after each evaluation the metrics:
     train_error, train_loss (running, on the augmented batches since the last evaluation), for each split its
     `_error` (%) and `_loss`, lr, and `diverged_at` where a loss was not finite, after which it ends. Between any two
@@ -93,8 +96,9 @@ def train(
         return state.report().get("train_error", math.nan)
 
     while True:
-        epoch_ends = state.step * recipe.batch // data.images > (state.step - 1) * recipe.batch // data.images
-        if steps == 0 or (state.window is not None and (epoch_ends or state.step == steps)):
+        seen, left = state.step * recipe.batch, (steps - state.step) * recipe.batch
+        epoch_ends = seen // data.images > (seen - recipe.batch) // data.images and left >= data.images
+        if steps == 0 or (state.window is not None and (epoch_ends or left == 0)):
             metrics = state.report()
             for split in splits:
                 name = "clean_train" if split == "train" else split
@@ -144,14 +148,12 @@ def evaluate(
 ) -> Iterator[tuple[float, float] | None]:
     """Error (%) and mean loss of the fixed network: None after each batch, the two numbers at the end."""
     net.eval()
-    total = torch.zeros(3, dtype=torch.float64)
+    total = torch.zeros(3, dtype=torch.float64, device=next(net.parameters()).device)
     for images, labels in batches:
         with autocast():
             logits = net(images).float()
         loss = functional.cross_entropy(logits, labels, reduction="sum")
-        total += (
-            torch.stack([loss, (logits.argmax(1) != labels).sum(), logits.new_tensor(len(labels))]).double().cpu()
-        )
+        total += torch.stack([loss, (logits.argmax(1) != labels).sum(), loss.new_tensor(len(labels))])
         yield None
     loss, wrong, images_seen = total.tolist()
     yield 100 * wrong / images_seen, loss / images_seen

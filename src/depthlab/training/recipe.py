@@ -27,7 +27,7 @@ class Recipe:
     """SGD's constants; configs/recipe/he2015.yaml says what each means."""
 
     batch: int
-    iterations: int
+    iterations: int | None
     rate: float
     momentum: float
     nesterov: bool
@@ -71,7 +71,7 @@ def check(recipe: Recipe) -> None:
     positive = "a positive number"
     rules = [
         ("batch", recipe.batch, recipe.batch >= 1, "at least 1"),
-        ("iterations", recipe.iterations, recipe.iterations >= 0, "at least 0"),
+        ("iterations", recipe.iterations, 0 <= (recipe.iterations or 0) < 2**31, "from 0 to 2^31"),
         ("rate", recipe.rate, 0 < recipe.rate < inf, positive),
         ("momentum", recipe.momentum, 0 <= recipe.momentum < 1, "at least 0 and under 1"),
         ("nesterov", recipe.nesterov, recipe.momentum > 0 or not recipe.nesterov, "needs recipe.momentum above 0"),

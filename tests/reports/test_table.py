@@ -1,0 +1,162 @@
+"""The numbers of the tables against ones computed by hand, and what is said to be missing."""
+
+import json
+import math
+
+import pytest
+from made import run
+
+from depthlab.reports.table import gather, grid, markdown, missing, table, terminal
+
+EXPERIMENT = {
+    "title": "Deeper is worse",
+    "source": "a paper, Table 1",
+    "seeds": [0, 1, 2],
+    "runs": ["depth=20,56 skip=none", "depth=20 skip=scaled skip.scale=0.5"],
+    "claims": [
+        {"claim": "56 worse than 20", "higher": {"depth": 56}, "lower": {"depth": 20}},
+        {"claim": "skips help", "higher": {"skip": "none"}, "lower": {"skip": "identity"}},
+    ],
+    "published_at": {"data": "cifar10"},
+    "published": [{"of": {"depth": 20}, "value": 8.75, "within": [8, 9]}],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """20 layers end at 1, 2, 6 % (train) and 8, 9, 10 % (test), 56 layers at 40, 41, 42 and 50, 51, 52 %."""
+    folder = tmp_path / "deeper"
+    for seed, (train, test) in enumerate([(1.0, 8.0), (2.0, 9.0), (6.0, 10.0)]):
+        run(folder, 20, seed=seed, train=(50.0, train), test=(6.0, test))
+    for seed in range(3):
+        run(folder, 56, seed=seed, train=(50.0, 40.0 + seed), test=(60.0, 50.0 + seed))
+    return folder
+
+
+def test_numbers(folder):
+    (sheet,) = gather(folder).sheets
+    heading, first, second = table(sheet)
+    assert heading == [
+        *("row", "seeds", "train error", "median", "test error", "median", "best epoch's test", "parameters")
+    ]
+    assert first == ["depth=20", "3", "3.00 ± 2.65", "2.00", "9.00 ± 1.00", "9.00", "6.00", "20,000"]
+    assert second == ["depth=56", "3", "41.00 ± 1.00", "41.00", "51.00 ± 1.00", "51.00", "51.00", "56,000"]
+
+
+def test_one_seed_has_no_deviation_and_a_diverged_run_is_counted(tmp_path):
+    run(tmp_path, 20)
+    run(tmp_path, 56, status="diverged", train=(90.0, math.nan), test=(90.0, math.nan))
+    report = gather(tmp_path)
+    heading, first, second = table(report.sheets[0])
+    assert heading[-1] == "diverged"
+    assert (first[2], first[-1]) == ("10.00", "0")
+    assert (second[2], second[-1]) == ("100.00", "1")
+    assert "counted as 100 %" in terminal(report)
+
+
+def test_a_sheet_a_data_set(tmp_path):
+    for data in ("digits", "cifar10"):
+        run(tmp_path, 20, data=data)
+    sheets = gather(tmp_path, EXPERIMENT).sheets
+    assert [(sheet.data, len(sheet.rows), sheet.command) for sheet in sheets] == [
+        ("cifar10", 1, f"python train.py experiment={tmp_path.name} data=cifar10"),
+        ("digits", 1, f"python train.py experiment={tmp_path.name} data=digits"),
+    ]
+    assert table(sheets[0])[1][-1] == "8.75"
+    assert "published test" not in table(sheets[1])[0]
+
+
+def test_verdicts_stand_in_the_report_and_a_claim_on_several_rows_does_not_stop_it(folder):
+    (sheet,) = gather(folder, EXPERIMENT).sheets
+    first, second, third = sheet.verdicts
+    assert (first.word, first.claim) == ("reproduced", "56 worse than 20")
+    assert (second.word, "selects 2 rows" in second.because) == ("undecided", True)
+    assert (third.word, third.claim) == ("not run", "1 published number")
+    assert "data=cifar10" in third.because
+    said = terminal(gather(folder, EXPERIMENT))
+    assert "reproduced" in said
+    assert "Deeper is worse (a paper, Table 1)" in said
+
+
+def test_what_the_experiment_has_and_the_folder_has_not(folder):
+    (sheet,) = gather(folder, EXPERIMENT).sheets
+    assert sheet.missing == ["depth=20 skip=scaled skip.scale=0.5: no finished run"]
+    assert gather(folder).sheets[0].missing == []
+
+
+def test_seeds_that_a_row_lacks(folder):
+    run(folder, 110, seed=1)
+    lines = ["depth=110: 1 of 3 seeds; not there: seeds 0, 2"]
+    assert gather(folder).sheets[0].missing == lines
+    assert missing([], [0, 1, 2, 3], gather(folder).sheets[0].rows)[-1] == (
+        "depth=110: 1 of 4 seeds; not there: seeds 0, 2, 3"
+    )
+
+
+def test_grid():
+    assert grid([["seed=0,1", "recipe/schedule=cosine", "d=false", "a=1,x", "b.c=0.5,1e-4"]]) == [
+        {"d": None, "a": a, "b.c": c} for a in (1, "x") for c in (0.5, 1e-4)
+    ]
+
+
+def test_a_data_set_can_have_runs_and_options_of_its_own(folder):
+    own = {"scales": {"digits": {"options": ["skip=none"], "runs": ["depth=20,32,56"]}}}
+    (sheet,) = gather(folder, EXPERIMENT | own).sheets
+    assert sheet.missing == ["skip=none depth=32: no finished run"]
+
+
+def test_unfinished_and_broken_runs_are_named_and_skipped(folder):
+    (run(folder, 32) / "summary.json").unlink()
+    broken = {
+        "summary.json": ["{", "[]", "{}", json.dumps({"choices": {}})],
+        "metrics.jsonl": ["", "{\n"],
+        "config.yaml": ["a: [", "7"],
+    }
+    for number, (name, texts) in enumerate(broken.items()):
+        for text in texts:
+            path = run(folder, 200 + number, seed=texts.index(text))
+            (path / name).write_text(text)
+            names = path.name
+            assert names in "".join(gather(folder).broken)
+    report = gather(folder)
+    assert report.unfinished == ["resnet32-none-digits-s0"]
+    assert len(report.broken) == 8
+    assert [row.label for row in report.sheets[0].rows] == ["depth=20", "depth=56"]
+    for text in (terminal(report), markdown(report)):
+        assert "unfinished: resnet32-none-digits-s0" in text
+        assert text.count("broken, skipped") == 8
+
+
+def test_a_folder_without_finished_runs(tmp_path):
+    (run(tmp_path) / "summary.json").unlink()
+    report = gather(tmp_path, EXPERIMENT)
+    assert report.sheets == []
+    assert "no finished run yet" in terminal(report)
+    assert "unfinished: " in markdown(report)
+
+
+def test_versions_are_a_set(folder):
+    path = run(folder, 32)
+    summary = json.loads((path / "summary.json").read_text())
+    (path / "summary.json").write_text(json.dumps(summary | {"device": "NVIDIA H200", "git_commit": None}))
+    assert gather(folder).sheets[0].versions == (
+        "torch 2.9.0; python 3.11.7; device NVIDIA H200, cpu; commit 0123456789ab, unknown"
+    )
+
+
+def test_markdown(folder):
+    text = markdown(gather(folder, EXPERIMENT))
+    assert text.startswith("# Deeper is worse\n\na paper, Table 1\n")
+    assert "| depth=20 | 3 | 3.00 ± 2.65 |" in text
+    assert "python train.py experiment=deeper data=digits\n" in text
+    assert "![error against iterations](curves-digits.png)" in text
+    assert "- **reproduced**: 56 worse than 20 (train_error 41.00 ± 1.00 against 3.00 ± 2.65" in text
+    assert "train.py" not in markdown(gather(folder))
+
+
+def test_markdown_survives_labels(tmp_path):
+    for skip in ("a|b", "<b>*"):
+        run(tmp_path, skip=skip)
+    text = markdown(gather(tmp_path))
+    assert "skip=a\\|b" in text
+    assert "skip=&lt;b>\\*" in text
