@@ -149,7 +149,7 @@ def test_markdown(folder):
     assert text.startswith("# Deeper is worse\n\na paper, Table 1\n")
     assert "| depth=20 | 3 | 3.00 ± 2.65 |" in text
     assert "python train.py experiment=deeper data=digits\n" in text
-    assert "![error against iterations](curves-digits.png)" in text
+    assert "![error against iterations](curves-digits.svg)" in text
     assert "- **reproduced**: 56 worse than 20 (train_error 41.00 ± 1.00 against 3.00 ± 2.65" in text
     assert "train.py" not in markdown(gather(folder))
 

@@ -19,7 +19,7 @@ def row(errors, metric="train_error", **facts):
                 "choices": {},
                 "seed": seed,
                 "final": {metric: error},
-                "status": "",
+                "status": "finished" if error is not None else "diverged",
             },
             [{"step": 1}],
         )
@@ -54,6 +54,12 @@ def word(higher, lower, metric="train_error"):
 )
 def test_orderings(higher, lower, expected):
     assert word(higher, lower) == expected
+
+
+def test_a_metric_that_was_not_measured_decides_nothing():
+    claim = {"claim": "c", "metric": "clean_train_error", "higher": {"depth": 56}, "lower": {"depth": 20}}
+    (verdict,) = judge({"claims": [claim]}, [row([1, 2, 3], depth=20), row([7, 8, 9], depth=56)])
+    assert (verdict.word, verdict.because) == ("not run", "clean_train_error was not measured")
 
 
 def test_an_ordering_of_runs_that_are_not_there_is_not_run():

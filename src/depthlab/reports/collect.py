@@ -29,9 +29,13 @@ class Result:
         return identity(self.config) | self.summary["choices"]
 
     def value(self, metric: str) -> float:
-        """A metric of the last epoch, errors in %; where the run diverged and has none, 100 % or infinite."""
+        """A metric of the last epoch, errors in %; nan if it was not measured; 100 % or infinite if the run diverged
+        before it was.
+        """
         value = self.summary["final"].get(metric)
-        return value if value is not None else 100.0 if metric.endswith("_error") else math.inf
+        if value is None and self.summary["status"] == "diverged":
+            return 100.0 if metric.endswith("_error") else math.inf
+        return math.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ class Row:
 def load(folder: Path) -> tuple[list[Result], list[str], list[str]]:
     """The finished runs in a folder; the names of the unfinished ones; a line about each broken one."""
     results, unfinished, broken = [], [], []
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and (p / "config.yaml").exists()):
+    for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         run = Run(path)
+        if not any(file.exists() for file in (run.config, run.metrics, run.summary)):
+            continue
         try:
             summary = run.finished()
             if summary is None:

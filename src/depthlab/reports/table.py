@@ -183,8 +183,8 @@ def markdown(report: Report) -> str:
         parts += (
             [f"```\n{sheet.command}\npython scripts/report.py outputs/{report.name}\n```"] if sheet.command else []
         )
-        parts.append(f"![error against iterations](curves-{sheet.data}.png)")
-        parts.append(f"![final errors](final-{sheet.data}.png)")
+        parts.append(f"![error against iterations](curves-{sheet.data}.svg)")
+        parts.append(f"![final errors](final-{sheet.data}.svg)")
         parts.append(f"{about(sheet).capitalize()}.")
         heading, *lines = [[_escaped(cell) for cell in line] for line in table(sheet)]
         rule = ["---", *["---:"] * (len(heading) - 1)]

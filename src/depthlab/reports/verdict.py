@@ -51,15 +51,17 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         missing = [_told(claim[side]) for side, row in (("higher", high), ("lower", low)) if row is None]
         return Verdict(text, "not run", f"no run of {' and of '.join(missing)}")
     a, b = high.values(metric), low.values(metric)
+    if any(map(math.isnan, a + b)):
+        return Verdict(text, "not run", f"{metric} was not measured")
     compared = f"{metric} {_shown(a)} against {_shown(b)}"
     above, below = chance(a, b), chance(b, a)
     word = "reproduced" if above <= ALPHA else "contradicted" if below <= ALPHA else "undecided"
     seeds = f"{len(a)} and {len(b)} seeds"
-    return Verdict(text, word, f"{compared}; exact permutation test, p = {min(above, below):.3g}, {seeds}")
+    return Verdict(text, word, f"{compared}; permutation test, p = {min(above, below):.3g}, {seeds}")
 
 
 def chance(higher: list[float], lower: list[float]) -> float:
-    """The probability that a random split of the pooled values has a mean difference at least as large (exact)."""
+    """The probability that a random split of the pooled values has a mean difference at least as large."""
     from scipy.stats import permutation_test
 
     samples = [[min(value, 1e9) for value in values] for values in (higher, lower)]  # infinity has no difference
