@@ -42,6 +42,7 @@ def word(higher, lower, metric="train_error"):
         ([3, 5, 7], [4, 2, 6], "undecided"),  # they overlap
         ([61, 54], [0.3, 0.2], "undecided"),  # two seeds cannot reach 5 %
         ([61], [0.3], "undecided"),
+        ([61, 54, 47], [0.3], "undecided"),  # nor can one seed
         ([0, 0, 0], [0, 0, 0], "undecided"),  # a tie
         ([5, 5, 5], [5, 5, 5.1], "undecided"),
         ([None, None, None], [1, 2, 3], "reproduced"),  # diverged is worse than any number

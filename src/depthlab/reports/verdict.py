@@ -65,7 +65,7 @@ def chance(higher: list[float], lower: list[float]) -> float:
     from scipy.stats import permutation_test
 
     samples = [[min(value, 1e9) for value in values] for values in (higher, lower)]  # infinity has no difference
-    if max(len(higher), len(lower)) < 2:
+    if min(len(higher), len(lower)) < 2:
         return 1.0
 
     def difference(a: Any, b: Any) -> float:
