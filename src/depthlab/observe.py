@@ -120,6 +120,8 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         self.writer = SummaryWriter(str(path), purge_step=purge_step, flush_secs=10)
+        overlay = {name: ["Multiline", [f"{name}/train", f"{name}/test"]] for name in ("error", "loss")}
+        self.writer.add_custom_scalars({"train and test": overlay})
         file = self.writer._get_file_writer()
         for part in hparams(hyperparameters, dict.fromkeys(("error/train", "error/test"))):
             file.add_summary(part)  # pyrefly: ignore[missing-attribute]
