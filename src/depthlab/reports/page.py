@@ -4,6 +4,7 @@ from html import escape
 
 import yaml
 
+from depthlab.config import UNSCIENTIFIC
 from depthlab.reports.collect import Result
 from depthlab.reports.figure import inline
 from depthlab.reports.table import Report, Sheet, about, table
@@ -91,7 +92,10 @@ def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
 
 
 def _run(result: Result) -> str:
-    config = escape(yaml.safe_dump(result.config, sort_keys=False))
+    shown = {key: value for key, value in result.config.items() if key not in UNSCIENTIFIC}  # no one's folders
+    if isinstance(shown.get("data"), dict):
+        shown["data"] = {key: value for key, value in shown["data"].items() if key != "root"}
+    config = escape(yaml.safe_dump(shown, sort_keys=False))
     return f"<details><summary>{escape(result.path.name)}</summary><pre>{config}</pre></details>"
 
 
