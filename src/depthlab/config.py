@@ -161,10 +161,8 @@ def keys() -> list[str]:
 def owners(configs: Path, key: str) -> list[str]:
     """The options of a group that have a key: for `skip.scale`, `skip=rescaled` and so on."""
     *group, name = key.split(".")
-    line, files = (
-        re.compile(rf"^{re.escape(name)}:", re.MULTILINE),
-        sorted((configs / "/".join(group)).glob("*.yaml")),
-    )
+    line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    files = sorted((configs / "/".join(group)).glob("*.yaml"))
     return [f"{'/'.join(group)}={file.stem}" for file in files if line.search(file.read_text())]
 
 
@@ -177,7 +175,6 @@ def help_text(configs: Path) -> str:
         lines += ["", f"{group}="]
         for file in sorted((configs / group).glob("*.yaml")):
             text = file.read_text()
-            given = ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text))
             meaning = re.search(r"^# ([^@].*)", text, re.MULTILINE)
             lines.append(f"  {file.stem:22}{meaning and meaning[1]}")
             if group == "experiment":
@@ -186,7 +183,7 @@ def help_text(configs: Path) -> str:
                     rows = experiment_rows(experiment, data)
                     runs = sum(math.prod(option.count(",") + 1 for option in row) for row in rows)
                     lines.append(f"{'':24}data={data}: {runs} runs, {time}")
-            if given and group != "experiment":
+            elif given := ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text)):
                 lines.append(f"{'':24}{given.replace('/', '.')}")
     return "\n".join(lines).replace("$", "$$")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from depthlab.config import experiment_rows
 from depthlab.reports.collect import Result, Row, load, rows, spread
-from depthlab.reports.verdict import Verdict, judge
+from depthlab.reports.verdict import Verdict, judge, matches, told
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
     sheets = []
     for data, inside in sorted(by_data.items()):
         made, at = rows(inside), whole.get("published_at", {})
-        published = [p for p in whole.get("published", []) if any(_is(row, at | p["of"]) for row in made)]
+        published = [p for p in whole.get("published", []) if any(matches(row, at | p["of"]) for row in made)]
         command = f"python train.py experiment={name} data={data}" if experiment else None
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
         absent = missing(wanted, whole.get("seeds", []), made)
@@ -87,11 +87,11 @@ def verdicts(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
     found = []
     for claim in experiment.get("claims", []):
         found += _judged({"claims": [claim]}, rows, claim["claim"])
-    if published and not any(_is(row, at) for row in rows):
+    if published and not any(matches(row, at) for row in rows):
         numbers = f"{len(published)} published number{'s' * (len(published) > 1)}"
-        return [*found, Verdict(numbers, "not run", f"they are compared only at {_typed(at)}")]
+        return [*found, Verdict(numbers, "not run", f"they are compared only at {told(at)}")]
     for number in published:
-        found += _judged({"published": [number], "published_at": at}, rows, _typed(number["of"]))
+        found += _judged({"published": [number], "published_at": at}, rows, told(number["of"]))
     return found
 
 
@@ -100,7 +100,7 @@ def missing(wanted: list[dict[str, Any]], seeds: list[int], rows: list[Row]) -> 
     rows have.
     """
     usual = {*seeds, *(result.summary["seed"] for row in rows for result in row.results)}
-    lines = [f"{_typed(w)}: no finished run" for w in wanted if not any(_is(row, w) for row in rows)]
+    lines = [f"{told(w)}: no finished run" for w in wanted if not any(matches(row, w) for row in rows)]
     for row in rows:
         absent = sorted(usual - {result.summary["seed"] for result in row.results})
         if absent:
@@ -135,7 +135,7 @@ def table(sheet: Sheet) -> list[list[str]]:
         cells += [mean(test), number(spread(test)[1]), number(best_mean)]
         cells.append(" / ".join(sorted({f"{r.summary.get('parameters', 0):,}" for r in row.results})))
         if sheet.published:
-            cells.append(", ".join(str(p["value"]) for p in sheet.published if _is(row, p["of"])))
+            cells.append(", ".join(str(p["value"]) for p in sheet.published if matches(row, p["of"])))
         lines.append(cells + [str(gone)] * any(diverged))
     return lines
 
@@ -189,8 +189,8 @@ def markdown(report: Report) -> str:
         heading, *lines = [[_escaped(cell) for cell in line] for line in table(sheet)]
         rule = ["---", *["---:"] * (len(heading) - 1)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines]))
-        told = [f"- **{v.word}**: {_escaped(v.claim)} ({_escaped(v.because)})" for v in sheet.verdicts]
-        parts += ["### Verdicts", "\n".join(told)] if told else []
+        judged = [f"- **{v.word}**: {_escaped(v.claim)} ({_escaped(v.because)})" for v in sheet.verdicts]
+        parts += ["### Verdicts", "\n".join(judged)] if judged else []
         parts += ["### Missing", "\n".join(f"- {_escaped(m)}" for m in sheet.missing)] if sheet.missing else []
         parts.append(f"Made with {sheet.versions}.")
     if report.missing:
@@ -205,10 +205,6 @@ def _judged(experiment: dict[str, Any], rows: list[Row], claim: str) -> list[Ver
         return [Verdict(claim, "undecided", str(error))]
 
 
-def _is(row: Row, wanted: dict[str, Any]) -> bool:
-    return all(row.facts.get(key) == (None if value is False else value) for key, value in wanted.items())
-
-
 def _value(text: str) -> Any:
     """A value as typed: a number, a truth value, null, or a word."""
     words = {"true": True, "false": None, "null": None}
@@ -218,10 +214,6 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return words.get(text, text)
-
-
-def _typed(wanted: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in wanted.items())
 
 
 def _escaped(text: str) -> str:

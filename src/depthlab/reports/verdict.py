@@ -28,27 +28,33 @@ def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
     """
     verdicts = [_ordering(claim, rows) for claim in experiment.get("claims", [])]
     at = experiment.get("published_at", {})
-    there = [row for row in rows if _matches(row, at)]
+    there = [row for row in rows if matches(row, at)]
     return verdicts + [_published(number, there) for number in experiment.get("published", [])]
 
 
 def select(rows: list[Row], wanted: dict[str, Any]) -> Row | None:
     """The one row with these facts, None if there is none; ValueError if there are several."""
-    found = [row for row in rows if _matches(row, wanted)]
+    found = [row for row in rows if matches(row, wanted)]
     if len(found) > 1:
-        raise ValueError(f"{_told(wanted)} selects {len(found)} rows: {', '.join(row.label for row in found)}")
+        raise ValueError(f"{told(wanted)} selects {len(found)} rows: {', '.join(row.label for row in found)}")
     return found[0] if found else None
 
 
-def _matches(row: Row, wanted: dict[str, Any]) -> bool:
-    return all(row.facts.get(key) == value for key, value in wanted.items())
+def matches(row: Row, wanted: dict[str, Any]) -> bool:
+    """Whether a row has these facts; false is a value that does nothing, which no row holds."""
+    return all(row.facts.get(key) == (None if value is False else value) for key, value in wanted.items())
+
+
+def told(wanted: dict[str, Any]) -> str:
+    """Facts as a person types them: `depth=56 skip=none`."""
+    return " ".join(f"{key}={value}" for key, value in wanted.items())
 
 
 def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     metric, text = claim.get("metric", "train_error"), claim["claim"]
     high, low = select(rows, claim["higher"]), select(rows, claim["lower"])
     if high is None or low is None:
-        missing = [_told(claim[side]) for side, row in (("higher", high), ("lower", low)) if row is None]
+        missing = [told(claim[side]) for side, row in (("higher", high), ("lower", low)) if row is None]
         return Verdict(text, "not run", f"no run of {' and of '.join(missing)}")
     a, b = high.values(metric), low.values(metric)
     if any(map(math.isnan, a + b)):
@@ -78,7 +84,7 @@ def chance(higher: list[float], lower: list[float]) -> float:
 def _published(number: dict[str, Any], rows: list[Row]) -> Verdict:
     metric = number.get("metric", "test_error")
     low, high = number["within"]
-    text = f"{_told(number['of'])}: {metric} {number['value']} ({low} to {high})"
+    text = f"{told(number['of'])}: {metric} {number['value']} ({low} to {high})"
     row = select(rows, number["of"])
     if row is None:
         return Verdict(text, "not run", "no run of it with the paper's data and recipe")
@@ -101,7 +107,3 @@ def _published(number: dict[str, Any], rows: list[Row]) -> Verdict:
 def _shown(values: list[float]) -> str:
     mean, _, deviation = spread(values)
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def _told(wanted: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in wanted.items())
