@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from depthlab.errors import Mistake, told_in_one_line
-from depthlab.reports import figure
+from depthlab.reports import figure, profile
 from depthlab.reports.page import page
-from depthlab.reports.table import gather, markdown, terminal
+from depthlab.reports.table import gather, markdown, stem, terminal
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "configs" / "experiment"
 OUTPUTS = Path("outputs")
@@ -22,9 +22,11 @@ def write(folder: Path, experiment: dict[str, Any] | None) -> None:
     print(terminal(report), end="\n\n")
     out.mkdir(exist_ok=True)
     for sheet in report.sheets:
-        for draw in (figure.curves, figure.final):
-            name = f"{draw.__name__}-{sheet.data}"
-            figures[name] = figure.save(draw(sheet.rows), out / name)
+        usual = {"curves": figure.curves, "final": figure.final}
+        made = {n: draw(sheet.rows) for n, draw in usual.items() if f"{n}-{sheet.data}" in sheet.captions}
+        made |= {stem(spec): profile.drawn(spec, rows) for spec, rows in sheet.measured}
+        for name, picture in made.items():
+            figures[f"{name}-{sheet.data}"] = figure.save(picture, out / f"{name}-{sheet.data}")
     (out / "report.md").write_text(markdown(report))
     (out / "report.html").write_text(page(report, figures))
     print(f"written to {out}: report.md, report.html{''.join(f', {name}.svg, {name}.png' for name in figures)}\n")

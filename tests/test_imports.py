@@ -14,21 +14,23 @@ SOURCE = ROOT / "src" / "depthlab"
 OURS = {
     "errors": set(),
     "files": set(),
-    "observe": set(),
+    "observe": {"reports.profile"},
     "network": {"errors"},
+    "probes": {"errors", "network"},
+    "measure": {"errors", "runs", "network", "data.dataset", "probes"},
     "data": {"errors", "files"},
     "training": {"errors", "files", "data.dataset"},
     "training.recipe": {"errors"},
     "training.schedule": set(),
     "config": {"errors", "training.recipe"},
     "runs": {"errors", "files", "config"},
-    "plan": {"errors", "config", "runs", "network", "data", "training"},
+    "plan": {"errors", "config", "runs", "network", "data", "training", "probes", "measure"},
     "describe": {"config", "plan", "runs", "data.dataset"},
     "reports": {"errors", "config", "runs"},
-    "app": {"errors", "config", "runs", "plan", "describe", "observe", "data.dataset", "training"},
+    "app": {"errors", "config", "runs", "plan", "describe", "measure", "observe", "data.dataset", "training"},
 }
 HYDRA = {"config", "plan", "app"}
-TORCH = {"network", "data", "training.loop", "training.checkpoint", "plan", "describe", "app"}
+TORCH = {"network", "data", "probes", "measure", "training.loop", "training.checkpoint", "plan", "describe", "app"}
 PARTS = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))

@@ -17,6 +17,7 @@ from depthlab import config, describe
 from depthlab.config import Config
 from depthlab.data.dataset import DataSet, within
 from depthlab.errors import Mistake
+from depthlab.measure import check_finished, due, missing
 from depthlab.observe import Interruption, Progress, TensorBoard, log_to_console, logging_to
 from depthlab.plan import Plan, plan
 from depthlab.runs import Record
@@ -58,7 +59,8 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     cfg, home = planned.cfg, planned.run
     where = device(cfg)
     done = home.finished()
-    if done and not cfg.rerun:
+    left = missing(planned.probes, home, done) if done and not cfg.rerun else []
+    if done and not cfg.rerun and not left:
         log.info("%s (done before; rerun=true repeats it)", describe.result(done))
         return done
     images: DataSet = planned.options["data"](where)
@@ -71,12 +73,15 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     operations = describe.multiply_adds(planned, images)
     if steps <= planned.config["norm"].get("start", -1):
         log.warning(f"norm={planned.choices['norm']} is plain batch norm in all {steps} iterations: norm.start")
-    if done:
+    if left:
+        check_finished(left, home, steps)
+    elif done:
         home.set_aside()
     home.start(planned.config)
     with logging_to(home.log):
         try:
-            return _train(planned, images, where, steps, operations, logging.DEBUG if brief else logging.INFO)
+            level = logging.DEBUG if brief else logging.INFO
+            return _train(planned, images, where, steps, operations, level, done if left else None)
         except Exception:
             log.debug("the run failed", exc_info=True)
             raise
@@ -99,7 +104,15 @@ class Clock:
         return trained
 
 
-def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, operations: int, level: int) -> Record:
+def _train(
+    planned: Plan,
+    images: DataSet,
+    where: torch.device,
+    steps: int,
+    operations: int,
+    level: int,
+    done: Record | None,
+) -> Record:
     cfg, home, batch = planned.cfg, planned.run, planned.cfg.recipe.batch
     facts: Record = {"multiply_adds": operations}
     net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
@@ -118,6 +131,8 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, oper
 
     splits = tuple(split for split in images.splits if split != "train" or cfg.evaluate_train)
     over = bool(records) and (records[-1]["step"] == steps or "diverged_at" in records[-1])
+    for probe in planned.probes:
+        home.keep([r for r in home.records(probe.name) if r["step"] < state.next_record], probe.name)
     half = partial(torch.autocast, where.type, torch.bfloat16)
     training = train(
         state,
@@ -137,10 +152,29 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, oper
         board.flush()
         checkpoint.save(home.checkpoint, state, digest=digest, clock=vars(clock))
 
+    def measure() -> None:
+        for probe in due(planned.probes, home, records, state.step, steps):
+            rate, epoch = state.optimizer.param_groups[0]["lr"], records[-1]["epoch"] if records else 0.0
+            with interruption.at_once():
+                values = probe(net, images, rate)
+                about = {"step": state.step, "epoch": epoch, "rate": rate, "settings": probe.settings}
+                home.append(about | values, probe.name)
+                board.look(probe.name, state.step, values)
+
+    def stop_if_told() -> None:
+        if interruption.signal is not None:
+            save()
+            progress.close()
+            again = shlex.join(["python", *sys.argv])
+            log.info(f"stopped and saved at iteration {state.step:,} of {steps:,}; to continue: {again}")
+            raise SystemExit(128 + interruption.signal)
+
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption().watching())
         board = stack.enter_context(TensorBoard(home.path, state.next_record, describe.hyperparameters(planned)))
         progress = stack.enter_context(Progress(steps, state.step, batch, (epochs_left + 1) * forward, state.report))
+        measure()
+        stop_if_told()
         saved_at = last = time.monotonic()
         for metrics in () if over else training:
             now = time.monotonic()
@@ -153,18 +187,17 @@ def _train(planned: Plan, images: DataSet, where: torch.device, steps: int, oper
                 home.append(records[-1])
                 board.add(state.step, metrics)
                 log.debug("  ".join(f"{key} {value:.6g}" for key, value in records[-1].items()))
-            if interruption.signal is not None:
-                save()
-                progress.close()
-                again = shlex.join(["python", *sys.argv])
-                log.info(f"stopped and saved at iteration {state.step:,} of {steps:,}; to continue: {again}")
-                raise SystemExit(128 + interruption.signal)
+                measure()
+                last = time.monotonic()
+            stop_if_told()
             if now - saved_at >= cfg.checkpoint_every:
                 save()
                 saved_at = time.monotonic()
-        save()
-        summary = describe.summary(planned, records, facts, clock.training)
-        home.finish(summary)
+        summary = done
+        if summary is None:
+            save()
+            summary = describe.summary(planned, records, facts, clock.training)
+            home.finish(summary)
     log.info(describe.result(summary))
     if interruption.signal is not None:  # it came when all was done
         raise SystemExit(128 + interruption.signal)

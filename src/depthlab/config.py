@@ -25,11 +25,11 @@ from omegaconf.errors import ValidationError
 from depthlab.errors import Mistake, hint, one_of, wrong_value
 from depthlab.training.recipe import Recipe, Warmup
 
-GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "data", "recipe")
+GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "data", "recipe", "probe")
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
-    *("device", "threads", "checkpoint_every", "rerun", "output_dir", "folder"),
+    *("device", "threads", "checkpoint_every", "rerun", "output_dir", "folder", "probe"),
     *("data.source", "data.workers"),
 }
 # The papers' choices, which a run's name leaves out.
@@ -65,6 +65,7 @@ class Config:
     activation: Any = MISSING
     data: Any = MISSING
     recipe: Recipe = MISSING
+    probe: Any = MISSING
     experiment: Any = MISSING
 
 
@@ -92,7 +93,7 @@ def bind(module: ModuleType, node: Any, group: str) -> partial[Any]:
     for key in keys.keys() - values.keys():
         raise Mistake(f"{group}.{key}: {group}={name} needs a value for it")
     for key, parameter in keys.items():
-        values[key] = _checked(f"{group}.{key}", values[key], parameter.annotation)
+        values[key] = typed(f"{group}.{key}", values[key], parameter.annotation)
     return partial(option, **values)
 
 
@@ -101,7 +102,8 @@ def _public(module: ModuleType, name: str, option: Any) -> bool:
     return inside and name in getattr(module, "__all__", [name]) and name[0].islower()
 
 
-def _checked(option: str, value: Any, annotation: Any) -> Any:
+def typed(option: str, value: Any, annotation: Any) -> Any:
+    """A value of the annotated kind, made from the given one as OmegaConf does; Mistake if it cannot be."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
     literals = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
     if literals:

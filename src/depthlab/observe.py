@@ -52,11 +52,14 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.waits = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             raise SystemExit(128 + number)
         self.signal = number
+        if not self.waits:
+            raise KeyboardInterrupt
         os.write(2, b"\nstopping after this iteration; once more stops at once\n")
 
     @contextmanager
@@ -68,6 +71,18 @@ class Interruption:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, the first signal ends the block, without what it has not done yet."""
+        self.waits = False
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.signal is None:
+                raise
+        finally:
+            self.waits = True
 
 
 class Progress:
@@ -134,6 +149,17 @@ class TensorBoard:
                 self.writer.add_scalar(f"{kind}/{split}", value, step)
             elif key == "lr":
                 self.writer.add_scalar("learning_rate", value, step)
+
+    def look(self, probe: str, step: int, values: dict[str, Any]) -> None:
+        """What a probe has measured: numbers as scalars, lists of numbers as a figure."""
+        from depthlab.reports.profile import sketch
+
+        for key, value in values.items():
+            if isinstance(value, int | float):
+                self.writer.add_scalar(f"probe/{probe}/{key}", value, step)
+        figure = sketch(values)
+        if figure is not None:
+            self.writer.add_figure(f"probe/{probe}", figure, step)
 
     def flush(self) -> None:
         """Hands all to the system, as a checkpoint must not be ahead of what is shown."""

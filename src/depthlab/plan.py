@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from depthlab import config, data, network
+from depthlab import config, data, network, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint
+from depthlab.measure import Probe
 from depthlab.network import activation, init, norm, skip, unit
 from depthlab.network.resnet import Network
 from depthlab.runs import Run
@@ -19,6 +20,8 @@ from depthlab.training import recipe, schedule
 
 MODULES = {"network": network, "skip": skip, "unit": unit, "norm": norm, "init": init}
 MODULES |= {"activation": activation, "data": data}
+# What the house does with every probe; its other keys are its own.
+HOUSE = {"every": float | None, "split": Literal["train", "test", "validation"], "images": int | None}
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Plan:
     """The chosen option of each group, as typed."""
     options: dict[str, partial[Any]]
     schedule: Callable[[int, int], float]
+    probes: list[Probe]
     run: Run
 
     def build(self, shape: tuple[int, int, int], classes: int) -> Network:
@@ -75,7 +79,13 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
     if cfg.epochs is not None:
         values["recipe"]["iterations"] = None
-    planned = Plan(cfg, values, chosen, options, bound, Run(Path()))
+    measures = []
+    for name, node in values["probe"].items():
+        settings = {key: node[key] for key in node.keys() - HOUSE}
+        measure = config.bind(probes, settings | {"name": name}, f"probe.{name}")
+        house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
+        measures.append(Probe(name, measure, **house))
+    planned = Plan(cfg, values, chosen, options, bound, measures, Run(Path()))
     with torch.device("meta"):
         values["block"] = planned.build((3, 32, 32), 10).block
     planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))

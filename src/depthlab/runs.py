@@ -17,7 +17,9 @@ Record = dict[str, Any]
 
 
 class Run:
-    """One run's directory: config.yaml, metrics.jsonl, summary.json, checkpoint.pt, TensorBoard events, train.log."""
+    """One run's directory: config.yaml, metrics.jsonl, probe-NAME.jsonl, summary.json, checkpoint.pt, train.log,
+    TensorBoard events.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,27 +58,35 @@ class Run:
         with replacing(self.summary) as file:
             file.write(json.dumps(_finite(summary), indent=1).encode())
 
-    def records(self) -> list[Record]:
-        """The metrics, one record an evaluation; a torn last line is dropped."""
-        if not self.metrics.exists():
+    def records(self, probe: str | None = None) -> list[Record]:
+        """The metrics, one record an evaluation, or what a probe measured; a torn last line is dropped."""
+        path = self._records(probe)
+        if not path.exists():
             return []
-        lines = self.metrics.read_text(errors="replace").split("\n")
+        lines = path.read_text(errors="replace").split("\n")
         try:
             return [json.loads(line) for line in lines[:-1]]
         except ValueError:
-            raise Mistake(f"{self.metrics}: damaged; move the directory away to start the run anew") from None
+            raise Mistake(f"{path}: damaged; move the directory away to start the run anew") from None
 
-    def keep(self, records: list[Record]) -> None:
-        """Replaces the metrics: a continued run drops what came after its checkpoint."""
-        with replacing(self.metrics) as file:
+    def keep(self, records: list[Record], probe: str | None = None) -> None:
+        """Replaces the records: a continued run drops what came after its checkpoint."""
+        with replacing(self._records(probe)) as file:
             file.writelines(_line(record) for record in records)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Record, probe: str | None = None) -> None:
         """Adds a record and makes sure that it is on the disk."""
-        with self.metrics.open("ab") as file:
+        with self._records(probe).open("ab") as file:
             file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
+
+    def probes(self) -> list[str]:
+        """The probes that have measured here."""
+        return sorted(path.stem.removeprefix("probe-") for path in self.path.glob("probe-*.jsonl"))
+
+    def _records(self, probe: str | None) -> Path:
+        return self.path / f"probe-{probe}.jsonl" if probe else self.metrics
 
     def set_aside(self) -> None:
         """Moves the directory away, to `.replaced` beside it, so that the run can be repeated and nothing is lost."""

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Result:
     config: dict[str, Any]
     summary: Record
     records: list[Record]
+    probes: dict[str, list[Record]] = field(default_factory=dict)
+    """What each probe measured, with its last settings."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -29,10 +31,11 @@ class Result:
         return identity(self.config) | self.summary["choices"]
 
     def value(self, metric: str) -> float:
-        """A metric of the last epoch, errors in %; nan if it was not measured; 100 % or infinite if the run diverged
-        before it was.
+        """A metric of the last epoch, errors in %, or a probe's last number, `probe.key`; nan if it was not measured;
+        100 % or infinite if the run diverged before it was.
         """
-        value = self.summary["final"].get(metric)
+        probe, _, key = metric.rpartition(".")
+        value = (self.probes.get(probe) or [{}])[-1].get(key) if probe else self.summary["final"].get(metric)
         if value is None and self.summary["status"] == "diverged":
             return 100.0 if metric.endswith("_error") else math.inf
         return math.nan if value is None else value
@@ -64,12 +67,18 @@ def load(folder: Path) -> tuple[list[Result], list[str], list[str]]:
                 unfinished.append(path.name)
                 continue
             config = yaml.safe_load(run.config.read_text())
-            result = Result(path, config, summary, run.records())
+            probes = {name: _alike(run.records(name)) for name in run.probes()}
+            result = Result(path, config, summary, run.records(), probes)
             assert_whole(result)
             results.append(result)
         except (Mistake, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             broken.append(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}")
     return results, unfinished, broken
+
+
+def _alike(records: list[Record]) -> list[Record]:
+    """The records with the last one's settings, in their order in the run."""
+    return sorted((r for r in records if r["settings"] == records[-1]["settings"]), key=lambda r: r["step"])
 
 
 def assert_whole(result: Result) -> None:

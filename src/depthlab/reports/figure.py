@@ -64,8 +64,8 @@ def curves(rows: list[Row]) -> Figure:
     Plain rows stand left and residual ones right; where depths differ, each has its colour, the same in all panels.
     A cross marks where a run diverged, a vertical line where the learning rate drops.
     """
-    panels, by_depth = _panels(rows), _differ_in_depth(rows)
-    keys = {title: [_key(row, inside, by_depth) for row in inside] for title, inside in panels.items()}
+    panels, by_depth = panels_of(rows), differ_in_depth(rows)
+    keys = {title: [key_of(row, inside, by_depth) for row in inside] for title, inside in panels.items()}
     everywhere = [key for inside in keys.values() for key in inside]
     shared = by_depth or len(set(everywhere)) <= MANY  # one legend for all panels
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
@@ -83,19 +83,19 @@ def curves(rows: list[Row]) -> Figure:
             ax.set_xlabel("iterations")
             ax.tick_params(labelbottom=True)
     for ax, (title, inside) in zip(axes.flat, panels.items(), strict=False):
-        styles = _styles(everywhere if shared else keys[title])
+        styles = styles_of(everywhere if shared else keys[title])
         for number, (row, key) in enumerate(zip(inside, keys[title], strict=True)):
             _curve(ax, row, styles[key], number, len(inside))
         for step in sorted({step for row in inside for result in row.results for step in drops(result)}):
             ax.axvline(step, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5, label="_drop")
         ax.set_title(title)
         if not shared:
-            _legend(ax, styles, 46 if columns < 3 else 30)
+            add_legend(ax, styles, 46 if columns < 3 else 30)
     last = axes.flat[0]
     last.set_xlim(left=0)
     last.xaxis.set_major_formatter(FuncFormatter(_thousands if last.get_xlim()[1] >= 10_000 else "{:g}".format))
     widths = [Line2D([], [], color="#444444", linewidth=width, label=word) for word, width in WIDTHS.items()]
-    _legend(figure, _styles(everywhere) if shared and len(rows) > 1 else {}, 84, widths)
+    add_legend(figure, styles_of(everywhere) if shared and len(rows) > 1 else {}, 84, widths)
     return figure
 
 
@@ -109,7 +109,7 @@ def final(rows: list[Row]) -> Figure:
     kinds: dict[str, list[Row]] = {}
     for row in _plain_first(rows):
         kinds.setdefault(_kind(row), []).append(row)
-    by_depth = _differ_in_depth(rows) and len(kinds) <= MANY
+    by_depth = differ_in_depth(rows) and len(kinds) <= MANY
     figure = Figure(figsize=(6.9, 2.9 if by_depth else 0.7 + 0.22 * max(len(rows), 3)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for ax, metric, title in zip(axes, ("train_error", "test_error"), ("training", "test"), strict=True):
@@ -121,7 +121,7 @@ def final(rows: list[Row]) -> Figure:
             (ax.set_ylim if by_depth else ax.set_xlim)(-0.015 * high, high)
     if by_depth:
         axes[0].set_ylabel("error of the last epoch (%)")
-        _legend(figure, _styles(list(kinds)), 84)
+        add_legend(figure, styles_of(list(kinds)), 84)
     return figure
 
 
@@ -210,7 +210,7 @@ def _over_depth(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
     depths = sorted({row.facts["depth"] for inside in kinds.values() for row in inside})
     beside = _moved(ax, ax.transData, -0.06, 0)
     for number, (kind, inside) in enumerate(kinds.items()):
-        colour, marker = _styles(list(kinds))[kind]
+        colour, marker = styles_of(list(kinds))[kind]
         aside = (depths[-1] / depths[0]) ** (0.03 * ((number + 0.5) / len(kinds) - 0.5))
         whole = sorted((row.facts["depth"] * aside, *_bar(row, metric)) for row in inside if not _diverged(row))
         if whole:
@@ -266,7 +266,7 @@ def _moved(ax: Axes, transform: Transform, right: float, up: float) -> Transform
     return transform + ScaledTranslation(right, up, cast(Affine2D, figure.dpi_scale_trans))
 
 
-def _panels(rows: list[Row]) -> dict[str, list[Row]]:
+def panels_of(rows: list[Row]) -> dict[str, list[Row]]:
     """Rows by panel, plain ones first: by all but the depth where depths differ, else by plain and residual, and by
     the first thing that tells them apart where many would share a panel.
     """
@@ -275,12 +275,12 @@ def _panels(rows: list[Row]) -> dict[str, list[Row]]:
     kinds = {row.facts.get("skip") == "none" for row in rows}
     for row in rows:
         plain = "plain" if row.facts.get("skip") == "none" else "residual"
-        panels[_kind(row) if _differ_in_depth(rows) else plain if len(kinds) > 1 else ""].append(row)
+        panels[_kind(row) if differ_in_depth(rows) else plain if len(kinds) > 1 else ""].append(row)
     split: dict[str, list[Row]] = {}
     for title, inside in panels.items():
         firsts = [row.label.split(" ")[0] for row in inside]
         for row, first in zip(inside, firsts, strict=True):
-            alone = len(inside) <= MANY or _differ_in_depth(rows) or firsts.count(first) == 1
+            alone = len(inside) <= MANY or differ_in_depth(rows) or firsts.count(first) == 1
             split.setdefault(title if alone else first, []).append(row)
     return split
 
@@ -291,7 +291,7 @@ def _kind(row: Row) -> str:
     return " ".join(words.get(word, word) for word in row.label.split(" ") if not word.startswith("depth="))
 
 
-def _key(row: Row, panel: list[Row], by_depth: bool) -> str:
+def key_of(row: Row, panel: list[Row], by_depth: bool) -> str:
     """What a curve is called in the legend: its depth, or its label without what all rows of its panel share."""
     words = row.label.split(" ")
     told = [word for word in words if not all(word in other.label.split(" ") for other in panel)]
@@ -302,11 +302,12 @@ def _plain_first(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row.facts.get("skip") != "none")
 
 
-def _differ_in_depth(rows: list[Row]) -> bool:
+def differ_in_depth(rows: list[Row]) -> bool:
+    """Whether there are several depths."""
     return len({row.facts["depth"] for row in rows}) > 1
 
 
-def _styles(keys: Sequence[str]) -> dict[str, Style]:
+def styles_of(keys: Sequence[str]) -> dict[str, Style]:
     """A colour and a marker for each: from light to dark for depths and for many, else colours without order."""
     keys = list(dict.fromkeys(keys))
     ordered = all(re.fullmatch(r"\d+ layers", key) for key in keys)
@@ -316,7 +317,7 @@ def _styles(keys: Sequence[str]) -> dict[str, Style]:
     return {key: (colours[i], MARKERS[i % len(MARKERS)]) for i, key in enumerate(keys)}
 
 
-def _legend(where: Axes | Figure, styles: dict[str, Style], room: int, first: Sequence[Line2D] = ()) -> None:
+def add_legend(where: Axes | Figure, styles: dict[str, Style], room: int, first: Sequence[Line2D] = ()) -> None:
     """A legend below a panel, or below the whole figure, in columns as the labels have `room` for (in letters)."""
     marks = {"linewidth": WIDTHS["test"], "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
     handles: list[Line2D] = [

@@ -49,7 +49,7 @@ summary { padding: .35rem 0; cursor: pointer; overflow-wrap: anywhere; font-size
 
 
 def page(report: Report, figures: dict[str, str]) -> str:
-    """The page; `figures`: the SVG text of `curves-DATA` and `final-DATA` for each data set."""
+    """The page; `figures`: the SVG text of each figure that a sheet has a caption for."""
     name = escape(report.title)
     body = [f"<h1>{name}</h1>", *([f'<p class="soft">{escape(report.source)}</p>'] if report.source else [])]
     for sheet in report.sheets:
@@ -63,13 +63,6 @@ def page(report: Report, figures: dict[str, str]) -> str:
 
 def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
     command = f"{sheet.command}\npython scripts/report.py outputs/{report.name}"
-    captions = {
-        f"curves-{sheet.data}": "Error against iterations: mean over seeds, thin for training, bold for test; the "
-        "band reaches from the lowest to the highest seed. Vertical lines: the learning rate drops. "
-        "Crosses: a run diverged.",
-        f"final-{sheet.data}": "Errors of the last epoch: a dot a seed, mean ± standard deviation over seeds. "
-        "Crosses at the edge: seeds that diverged.",
-    }
     parts = [f"<h2>{escape(sheet.data)}</h2>", *([f"<pre>{escape(command)}</pre>"] if sheet.command else [])]
     if sheet.verdicts:
         parts += ["<h3>Verdicts</h3>", '<ul class="verdicts">']
@@ -78,9 +71,9 @@ def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
             parts.append(f'<li><span class="word {escape(kind)}">{escape(word)}</span> {escape(verdict.claim)}')
             parts.append(f"<small>{escape(verdict.because)}</small></li>")
         parts.append("</ul>")
-    for number, (name, caption) in enumerate(captions.items()):
-        svg = inline(figures[name], f"{'cf'[number]}{report.sheets.index(sheet)}") if name in figures else ""
-        parts.append(f'<figure><div class="wide">{svg}</div><figcaption>{caption}</figcaption></figure>')
+    for number, (name, caption) in enumerate(sheet.captions.items()):
+        svg = inline(figures[name], f"f{number}s{report.sheets.index(sheet)}") if name in figures else ""
+        parts.append(f'<figure><div class="wide">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>')
     heading, *lines = [[escape(cell) for cell in line] for line in table(sheet)]
     parts += ["<h3>Numbers</h3>", f'<p class="soft">{escape(about(sheet).capitalize())}.</p>']
     parts.append(f'<div class="wide"><table><tr><th>{"<th>".join(heading)}</tr>')

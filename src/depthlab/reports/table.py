@@ -9,7 +9,14 @@ from typing import Any
 
 from depthlab.config import experiment_rows
 from depthlab.reports.collect import Result, Row, load, rows, spread
-from depthlab.reports.verdict import Verdict, judge, matches, told
+from depthlab.reports.verdict import Verdict, judge, matches, shown, told
+
+CAPTIONS = {
+    "curves": "Error against iterations: mean over seeds, thin for training, bold for test; the band reaches from "
+    "the lowest to the highest seed. Vertical lines: the learning rate drops. Crosses: a run diverged.",
+    "final": "Errors of the last epoch: a dot a seed, mean ± standard deviation over seeds. Crosses at the edge: "
+    "seeds that diverged.",
+}
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,23 @@ class Sheet:
     """The published numbers that these runs can be compared with."""
     command: str | None
     """The command that makes these runs, where an experiment names them."""
+    measured: list[tuple[dict[str, Any], list[Row]]]
+    """The experiment's figures of what probes measured, each with its rows."""
+    metrics: list[str]
+    """What the experiment's claims are about, besides the errors."""
 
     @property
     def results(self) -> list[Result]:
         """All its runs."""
         return [result for row in self.rows for result in row.results]
+
+    @property
+    def captions(self) -> dict[str, str]:
+        """The figures by name, `curves-DATA` and `final-DATA` where anything was trained, with their captions."""
+        trained = any("train_error" in record for result in self.results for record in result.records)
+        texts = CAPTIONS if trained else {}
+        texts = texts | {stem(figure): figure["title"] for figure, _ in self.measured}
+        return {f"{name}-{self.data}": caption for name, caption in texts.items()}
 
     @property
     def versions(self) -> str:
@@ -75,8 +94,33 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         command = f"python train.py experiment={name} data={data}" if experiment else None
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
         absent = missing(wanted, whole.get("seeds", []), made)
-        sheets.append(Sheet(data, made, verdicts(whole, made), absent, published, command))
+        drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
+        metrics = dict.fromkeys(c["metric"] for c in whole.get("claims", []) if "." in c.get("metric", ""))
+        sheets.append(
+            Sheet(
+                data,
+                made,
+                verdicts(whole, made),
+                absent,
+                published,
+                command,
+                [(figure, inside) for figure, inside in drawn if inside],
+                [metric for metric in metrics if any(math.isfinite(v) for row in made for v in row.values(metric))],
+            )
+        )
     return Report(name, whole.get("title", name), whole.get("source", ""), sheets, unfinished, broken)
+
+
+def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
+    """The rows that a figure shows: those with the facts `of`, where its probe has measured `y`."""
+    probe, _, key = figure["y"].partition(".")
+    wanted = [row for row in rows if matches(row, figure.get("of", {}))]
+    return [row for row in wanted if any(key in look for run in row.results for look in run.probes.get(probe, []))]
+
+
+def stem(figure: dict[str, Any]) -> str:
+    """The name of an experiment's figure: `unit_variance` for `y: activations.unit_variance`, or its `name`."""
+    return figure.get("name", figure["y"].partition(".")[2])
 
 
 def verdicts(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
@@ -123,17 +167,22 @@ def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
 
 def table(sheet: Sheet) -> list[list[str]]:
     """The sheet as cells, a heading line and a line a row; errors in %, of the last epoch unless `best` is said."""
+    trained = any("train_error" in r.summary.get("final", {}) for r in sheet.results)
     diverged = [sum(r.summary.get("status") == "diverged" for r in row.results) for row in sheet.rows]
-    heading = ["row", "seeds", "train error", "median", "test error", "median", "best epoch's test", "parameters"]
+    heading = ["row", "seeds"] + ["train error", "median", "test error", "median", "best epoch's test"] * trained
+    heading += ["parameters"] + [metric.partition(".")[2].replace("_", " ") for metric in sheet.metrics]
     heading += ["published test"] * bool(sheet.published) + ["diverged"] * any(diverged)
     lines = [heading]
     for row, gone in zip(sheet.rows, diverged, strict=True):
-        train, test = row.values("train_error"), row.values("test_error")
-        best = [r.summary.get("best", {}).get("test_error") for r in row.results]
-        best_mean = spread([math.inf if b is None else b for b in best])[0]
-        cells = [row.label, str(len(row.results)), mean(train), number(spread(train)[1])]
-        cells += [mean(test), number(spread(test)[1]), number(best_mean)]
+        cells = [row.label, str(len(row.results))]
+        if trained:
+            train, test = row.values("train_error"), row.values("test_error")
+            best = [r.summary.get("best", {}).get("test_error") for r in row.results]
+            best_mean = spread([math.inf if b is None else b for b in best])[0]
+            cells += [mean(train), number(spread(train)[1])]
+            cells += [mean(test), number(spread(test)[1]), number(best_mean)]
         cells.append(" / ".join(sorted({f"{r.summary.get('parameters', 0):,}" for r in row.results})))
+        cells += [shown(row.values(metric), metric) for metric in sheet.metrics]
         if sheet.published:
             cells.append(", ".join(str(p["value"]) for p in sheet.published if matches(row, p["of"])))
         lines.append(cells + [str(gone)] * any(diverged))
@@ -183,8 +232,7 @@ def markdown(report: Report) -> str:
         parts += (
             [f"```\n{sheet.command}\npython scripts/report.py outputs/{report.name}\n```"] if sheet.command else []
         )
-        parts.append(f"![error against iterations](curves-{sheet.data}.svg)")
-        parts.append(f"![final errors](final-{sheet.data}.svg)")
+        parts += [f"![{caption}]({name}.svg)" for name, caption in sheet.captions.items()]
         parts.append(f"{about(sheet).capitalize()}.")
         heading, *lines = [[_escaped(cell) for cell in line] for line in table(sheet)]
         rule = ["---", *["---:"] * (len(heading) - 1)]

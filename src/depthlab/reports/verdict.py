@@ -22,11 +22,12 @@ class Verdict:
 
 
 def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
-    """Each claim of an experiment: an ordering (`higher`, `lower`), or a published number (`of`, `within`).
+    """Each claim of an experiment: an ordering (`higher`, `lower`), a value that theory gives (`of`, `equals`,
+    `within`), or a published number (`of`, `within`).
 
     A published number is judged only where the runs are `published_at`, its data and recipe.
     """
-    verdicts = [_ordering(claim, rows) for claim in experiment.get("claims", [])]
+    verdicts = [(_value if "equals" in c else _ordering)(c, rows) for c in experiment.get("claims", [])]
     at = experiment.get("published_at", {})
     there = [row for row in rows if matches(row, at)]
     return verdicts + [_published(number, there) for number in experiment.get("published", [])]
@@ -59,7 +60,7 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     a, b = high.values(metric), low.values(metric)
     if any(map(math.isnan, a + b)):
         return Verdict(text, "not run", f"{metric} was not measured")
-    compared = f"{metric} {_shown(a)} against {_shown(b)}"
+    compared = f"{metric} {shown(a, metric)} against {shown(b, metric)}"
     above, below = chance(a, b), chance(b, a)
     word = "reproduced" if above <= ALPHA else "contradicted" if below <= ALPHA else "undecided"
     seeds = f"{len(a)} and {len(b)} seeds"
@@ -88,22 +89,39 @@ def _published(number: dict[str, Any], rows: list[Row]) -> Verdict:
     row = select(rows, number["of"])
     if row is None:
         return Verdict(text, "not run", "no run of it with the paper's data and recipe")
-    mean, median, deviation = spread(row.values(metric))
-    n = len(row.results)
-    because = f"mean {mean:.2f}, median {median:.2f}, {n} seed{'s' * (n > 1)}"
-    if math.isnan(deviation):
-        return Verdict(text, "reproduced" if low <= mean <= high else "undecided", because)
-    slack = SPREAD * deviation / math.sqrt(n)
-    word = (
-        "reproduced"
-        if low <= mean <= high
-        else "contradicted"
-        if not low - slack <= mean <= high + slack
-        else "undecided"
-    )
-    return Verdict(text, word, f"{because}, standard deviation {deviation:.2f}")
+    values = row.values(metric)
+    n = len(values)
+    because = f"{shown(values, metric)}, median {spread(values)[1]:.2f}, {n} seed{'s' * (n > 1)}"
+    return Verdict(text, _inside(values, low, high), because)
 
 
-def _shown(values: list[float]) -> str:
+def _inside(values: list[float], low: float, high: float) -> str:
+    """The word for a mean that should lie in an interval; outside, one seed decides nothing."""
     mean, _, deviation = spread(values)
-    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+    if low <= mean <= high:
+        return "reproduced"
+    slack = SPREAD * deviation / math.sqrt(len(values))
+    return "contradicted" if not (math.isnan(slack) or low - slack <= mean <= high + slack) else "undecided"
+
+
+def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
+    """A metric against a number, or against another row's mean, where the claim says which differences are none."""
+    metric, text, equals, within = (claim[key] for key in ("metric", "claim", "equals", "within"))
+    row, other = select(rows, claim["of"]), select(rows, equals) if isinstance(equals, dict) else None
+    if row is None or (isinstance(equals, dict) and other is None):
+        return Verdict(text, "not run", f"no run of {told(claim['of'] if row is None else equals)}")
+    values, theory = row.values(metric), spread(other.values(metric))[0] if other else equals
+    if any(map(math.isnan, [*values, theory])):
+        return Verdict(text, "not run", f"{metric} was not measured")
+    n = len(values)
+    because = f"{metric} {shown(values, metric)} against {theory:.5g} (to within {within:g}), {n} seed{'s' * (n > 1)}"
+    return Verdict(text, _inside(values, theory - within, theory + within), because)
+
+
+def shown(values: list[float], metric: str) -> str:
+    """Mean ± standard deviation: errors with two digits after the point, others with four that count."""
+    mean, _, deviation = spread(values)
+    if not math.isfinite(mean):
+        return "–"
+    wide, narrow = (".2f", ".2f") if metric.endswith("_error") else (".4g", ".2g")
+    return f"{mean:{wide}}" if math.isnan(deviation) else f"{mean:{wide}} ± {deviation:{narrow}}"

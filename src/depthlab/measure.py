@@ -1,0 +1,83 @@
+"""Probes on a run: when each is due, on which images it looks, and what it leaves behind."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from depthlab.data.dataset import DataSet, within
+from depthlab.errors import Mistake
+from depthlab.network.resnet import Network
+from depthlab.probes.inside import untouched
+from depthlab.runs import Record, Run
+
+log = logging.getLogger("depthlab")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe as chosen: what measures, every so many epochs (None: at the end only), on which images (None: all)."""
+
+    name: str
+    measure: partial[Any]
+    every: float | None
+    split: str
+    images: int | None
+
+    def __post_init__(self) -> None:
+        """Raises Mistake on an interval or a count that is not positive."""
+        for key, value in (("every", self.every), ("images", self.images)):
+            if value is not None and value <= 0:
+                raise Mistake(f"probe.{self.name}.{key}={value}: a positive number, or null")
+
+    @property
+    def settings(self) -> Record:
+        """All that decides what it measures, save when."""
+        return {"split": self.split, "images": self.images} | self.measure.keywords
+
+    def measured(self, run: Run, step: int) -> bool:
+        """Whether it has measured at iteration `step` of a run, as it is set now."""
+        return any(r["step"] == step and r["settings"] == self.settings for r in run.records(self.name))
+
+    def __call__(self, net: Network, data: DataSet, rate: float) -> Record:
+        """What it measures on the network, which is left as it was. Raises Mistake on images that are not there."""
+        size = data.size(self.split)
+        within(f"probe.{self.name}.images", self.images or size, 1, size, f"the {self.split} split holds {size}")
+        batch = next(data.evaluate(self.split, self.images or size))
+        with untouched(net), torch.enable_grad():
+            return self.measure(net, *batch, rate)
+
+
+def missing(probes: list[Probe], run: Run, summary: Record) -> list[Probe]:
+    """The probes that have not measured the end of a finished run; a diverged network is not measured."""
+    if summary["status"] == "diverged":
+        return []
+    return [probe for probe in probes if not probe.measured(run, summary["iterations"])]
+
+
+def due(probes: list[Probe], run: Run, records: list[Record], step: int, steps: int) -> list[Probe]:
+    """The probes that should look now, at iteration `step` of `steps`, and have not: at the start, after as many
+    epochs as each wants, at the end; `records`: the evaluations so far.
+    """
+    if step != (records[-1]["step"] if records else 0) or (records and "diverged_at" in records[-1]):
+        return []
+    before, now = ([0.0, 0.0] + [record["epoch"] for record in records])[-2:]
+
+    def wants(every: float | None) -> bool:
+        if every is None or (records and step == steps):
+            return bool(records) and step == steps
+        return step == 0 or now // every > before // every
+
+    return [probe for probe in probes if wants(probe.every) and not probe.measured(run, step)]
+
+
+def check_finished(probes: list[Probe], run: Run, steps: int) -> None:
+    """Raises Mistake where a finished run cannot be measured any more; says what of it cannot."""
+    names = ",".join(probe.name for probe in probes)
+    if not run.checkpoint.exists():
+        raise Mistake(f"probe=[{names}]: {run.path.name} is finished and its checkpoint gone; rerun=true repeats it")
+    for probe in probes:
+        if probe.every is not None and steps and not probe.measured(run, 0):
+            log.info(f"probe={probe.name}: of a finished run it sees the end alone; rerun=true shows its course")

@@ -1,0 +1,188 @@
+"""Figures of what probes measured: over units or layers (`profile`), over iterations (`course`), over two directions
+in weight space (`surface`); theory as a dashed line.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from depthlab.reports.collect import Result, Row
+from depthlab.reports.figure import OKABE_ITO, STYLE, add_legend, differ_in_depth, key_of, panels_of, styles_of
+from depthlab.reports.verdict import matches
+
+Spec = dict[str, Any]
+"""A figure of an experiment: `y` (probe.key), `title`; maybe `x`, `ylabel`, `log`, `first` (the index of the first
+value), `of` (facts of the rows to show), `theory` (each `of`, and `factor`, `step` or `value`, maybe `backwards`)."""
+
+
+def drawn(spec: Spec, rows: list[Row]) -> Figure:
+    """The figure of rows that all have such a value, by its kind: a number, a list, or a list of lists."""
+    value = next(_last(result, spec)[0] for row in rows for result in row.results if _last(result, spec))
+    if not isinstance(value, list):
+        return course(rows, spec)
+    return (surface if isinstance(value[0], list) else profile)(rows, spec)
+
+
+@rc_context(STYLE)
+def profile(rows: list[Row], spec: Spec) -> Figure:
+    """A list over its places, as units, layers or lags: the mean over seeds in a band from lowest to highest."""
+    figure, axes = _panels(rows, spec)
+    for ax, inside, look in axes:
+        for row in inside:
+            lists = [[_number(v) for v in values[0]] for r in row.results if (values := _last(r, spec))]
+            length = min(map(len, lists))
+            x = [place + spec.get("first", 0) for place in range(length)]
+            columns = list(zip(*(values[:length] for values in lists), strict=True))
+            colour, marker = look[row.label]
+            ax.fill_between(x, *_band(columns), color=colour, alpha=0.18, linewidth=0)
+            means = [statistics.fmean(column) for column in columns]
+            dots: dict[str, Any] = {"marker": marker, "markersize": 3.5, "markevery": max(1, length // 12)}
+            ax.plot(x, means, color=colour, linewidth=1.4, label=row.label, **dots)
+            for law in spec.get("theory", []):
+                if matches(row, law.get("of", {})):
+                    _theory(ax, x, means, law)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+@rc_context(STYLE)
+def course(rows: list[Row], spec: Spec) -> Figure:
+    """A number over the iterations: the mean over seeds in a band from the lowest to the highest."""
+    figure, axes = _panels(rows, {"x": "iterations"} | spec)
+    for ax, inside, look in axes:
+        for row in inside:
+            by_step: dict[int, list[float]] = {}
+            for result in row.results:
+                for record in _records(result, spec):
+                    by_step.setdefault(record["step"], []).append(_number(record[_key(spec)]))
+            steps, columns = list(by_step), list(by_step.values())
+            colour, marker = look[row.label]
+            ax.fill_between(steps, *_band(columns), color=colour, alpha=0.18, linewidth=0)
+            means = [statistics.fmean(column) for column in columns]
+            ax.plot(steps, means, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=row.label)
+    return figure
+
+
+@rc_context(STYLE)
+def surface(rows: list[Row], spec: Spec) -> Figure:
+    """Contours of a value over two directions, one panel a row, of its first seed, all on one logarithmic scale."""
+    firsts = [next(r for r in row.results if _last(r, spec)) for row in rows]
+    columns = min(len(rows), 3)
+    lines = math.ceil(len(rows) / columns)
+    figure = Figure(figsize=(2.5 * columns, 2.5 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    records = [_records(result, spec)[-1] for result in firsts]
+    logs = [_logs(record[_key(spec)]) for record in records]
+    finite = [v for values in logs for line in values for v in line if math.isfinite(v)]
+    levels = _levels(min(finite), statistics.quantiles(finite, n=20)[-1] if len(finite) > 1 else max(finite))
+    for ax, row, record, values in zip(grid.flat, rows, records, logs, strict=False):
+        _contours(ax, record, values, levels)
+        ax.set_title(row.label)
+    for ax in list(grid.flat)[len(rows) :]:
+        ax.set_visible(False)
+    return figure
+
+
+@rc_context(STYLE)
+def sketch(values: dict[str, Any]) -> Figure | None:
+    """What one look of a probe gave, for TensorBoard: a small panel a list; None if it gave numbers alone."""
+    lists = {k: v for k, v in values.items() if isinstance(v, list) and len(v) > 1 and not isinstance(v[0], str)}
+    lists = {k: v for k, v in lists.items() if k not in ("alpha", "beta")}
+    if not lists:
+        return None
+    columns = min(len(lists), 3)
+    lines = math.ceil(len(lists) / columns)
+    figure = Figure(figsize=(2.6 * columns, 2.2 * lines), layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for ax, (key, value) in zip(grid, lists.items(), strict=False):
+        if isinstance(value[0], list):
+            logs = _logs(value)
+            finite = [v for line in logs for v in line if math.isfinite(v)] or [0.0]
+            _contours(ax, values, logs, _levels(min(finite), max(finite)))
+        else:
+            numbers = [_number(v) for v in value]
+            ax.plot(numbers, ".-", color=OKABE_ITO[0], linewidth=1)
+            positive = [v for v in numbers if v > 0 and math.isfinite(v)]
+            if len(positive) == len(numbers) and max(positive) > 100 * min(positive):
+                ax.set_yscale("log")
+        ax.set_title(key)
+    for ax in grid[len(lists) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def _panels(rows: list[Row], spec: Spec) -> tuple[Figure, list[tuple[Axes, list[Row], dict[str, tuple[str, str]]]]]:
+    """A figure with an axis for each panel of rows, with what its rows look like."""
+    parts, by_depth = panels_of(rows), differ_in_depth(rows)
+    columns = min(len(parts), 3)
+    lines = math.ceil(len(parts) / columns)
+    figure = Figure(figsize=(4.6 if columns == 1 else 6.9, 2.9 * lines), layout="constrained")
+    grid = list(figure.subplots(lines, columns, sharex=len(parts) == 1, sharey=True, squeeze=False).flat)
+    found = []
+    for number, (ax, (title, inside)) in enumerate(zip(grid, parts.items(), strict=False)):
+        names = [key_of(row, inside, by_depth) for row in inside]
+        styles = styles_of(names)
+        look = {row.label: styles[name] for row, name in zip(inside, names, strict=True)}
+        ax.set(title=title, xlabel=spec.get("x", "unit"), yscale="log" if spec.get("log") else "linear")
+        if number % columns == 0:
+            ax.set_ylabel(spec.get("ylabel", _key(spec).replace("_", " ")))
+        add_legend(ax, styles, 46 if columns < 3 else 30)
+        found.append((ax, inside, look))
+    for ax in grid[len(parts) :]:
+        ax.set_visible(False)
+    return figure, found
+
+
+def _theory(ax: Axes, x: Sequence[float], means: Sequence[float], law: dict[str, Any]) -> None:
+    """The line y0 factor^i + step i from the first mean on (`backwards`: from the last), or a constant `value`."""
+    places = range(len(x))
+    if "value" in law:
+        line = [law["value"] for _ in places]
+    else:
+        start, away = (means[-1], places[::-1]) if law.get("backwards") else (means[0], places)
+        line = [start * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
+    ax.plot(x, line, color="black", linewidth=0.9, linestyle=(0, (4, 2)), zorder=3, label="theory")
+
+
+def _levels(low: float, high: float) -> list[float]:
+    return [low + (max(high - low, 1e-6)) * i / 14 for i in range(15)]
+
+
+def _contours(ax: Axes, record: dict[str, Any], logs: list[list[float]], levels: list[float]) -> None:
+    x, y = record.get("alpha", range(len(logs[0]))), record.get("beta", range(len(logs)))
+    held = [[min(max(v, levels[0]), levels[-1]) if math.isfinite(v) else levels[-1] for v in line] for line in logs]
+    ax.contourf(x, y, held, levels, cmap="viridis_r")
+    ax.contour(x, y, held, levels, colors="white", linewidths=0.35)
+    ax.set_aspect("equal")
+    ax.grid(visible=False)
+
+
+def _logs(values: list[list[float | None]]) -> list[list[float]]:
+    return [[math.log10(v) if v is not None and v > 0 else math.inf for v in line] for line in values]
+
+
+def _band(columns: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    return [min(column) for column in columns], [max(column) for column in columns]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _key(spec: Spec) -> str:
+    return spec["y"].partition(".")[2]
+
+
+def _records(result: Result, spec: Spec) -> list[dict[str, Any]]:
+    return [r for r in result.probes.get(spec["y"].partition(".")[0], []) if r.get(_key(spec)) is not None]
+
+
+def _last(result: Result, spec: Spec) -> list[Any]:
+    """The value at the end, in a list; empty if it was not measured."""
+    return [record[_key(spec)] for record in _records(result, spec)[-1:]]
