@@ -40,18 +40,24 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
     data = SCALE.get(name, "cifar10") if data == "paper" else data
     if data == "digits" and name in SCALE:
         pytest.skip("an experiment on ImageNet alone")
-    results = []
+    results, experiment = [], load(f"experiment={name}").experiment
+    metrics = [
+        claim.metric
+        for claim in [*experiment.get("claims", []), *experiment.get("published", [])]
+        if "metric" in claim
+    ]
+    probes = {m.split(".")[0]: [{n.split(".")[-1]: 1.0 for n in metrics}] for m in metrics if "." in m}
     for job in grid(name, data):
         cfg = load(f"experiment={name}", f"data={data}", *(f"{k}={v}" for k, v in job.items()))
         planned = plan(cfg, cfg.hydra.runtime.choices)
         assert planned.run.path.parent == Path("outputs") / name
+        assert {*probes} <= {probe.name for probe in planned.probes}
         for seed in range(3):
             summary = {"choices": planned.choices, "seed": seed, "final": {"train_error": 1.0, "test_error": 1.0}}
-            results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}]))
+            results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}], probes))
     made = rows(results)
     assert len(made) == len(grid(name, data))
     assert len({row.label for row in made}) == len(made)
-    experiment = load(f"experiment={name}").experiment
     for verdict in judge(experiment, made):
         if data != "digits":
             assert verdict.word != "not run", verdict

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from depthlab.reports.collect import Result, Row
 from depthlab.reports.figure import OKABE_ITO, STYLE, add_legend, differ_in_depth, key_of, panels_of, styles_of
@@ -18,7 +18,8 @@ from depthlab.reports.verdict import matches
 
 Spec = dict[str, Any]
 """A figure of an experiment: `y` (probe.key), `title`; maybe `x`, `ylabel`, `log`, `first` (the index of the first
-value), `of` (facts of the rows to show), `theory` (each `of`, and `factor`, `step` or `value`, maybe `backwards`)."""
+value), `of` (facts of the rows to show), `theory` (each `of`, and `factor`, `step` or `value`, maybe `at`,
+`backwards`)."""
 
 
 def drawn(spec: Spec, rows: list[Row]) -> Figure:
@@ -132,7 +133,10 @@ def _panels(rows: list[Row], spec: Spec) -> tuple[Figure, list[tuple[Axes, list[
         ax.set(title=title, xlabel=spec.get("x", "unit"), yscale="log" if spec.get("log") else "linear")
         if number % columns == 0:
             ax.set_ylabel(spec.get("ylabel", _key(spec).replace("_", " ")))
-        add_legend(ax, styles, 46 if columns < 3 else 30)
+        if spec.get("log"):
+            ax.yaxis.set_major_formatter(FuncFormatter(_power))
+        if len(inside) > 1 or len(parts) == 1:
+            add_legend(ax, styles, 46 if columns < 3 else 30)
         found.append((ax, inside, look))
     for ax in grid[len(parts) :]:
         ax.set_visible(False)
@@ -140,14 +144,19 @@ def _panels(rows: list[Row], spec: Spec) -> tuple[Figure, list[tuple[Axes, list[
 
 
 def _theory(ax: Axes, x: Sequence[float], means: Sequence[float], law: dict[str, Any]) -> None:
-    """The line y0 factor^i + step i from the first mean on (`backwards`: from the last), or a constant `value`."""
-    places = range(len(x))
-    if "value" in law:
-        line = [law["value"] for _ in places]
-    else:
-        start, away = (means[-1], places[::-1]) if law.get("backwards") else (means[0], places)
-        line = [start * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
+    """The line y0 factor^i + step i, i places from the first mean (or the mean `at` a place; `backwards`: before the
+    last one), or a constant `value`.
+    """
+    at = law.get("at", len(x) - 1 if law.get("backwards") else 0)
+    away = [at - i if law.get("backwards") else i - at for i in range(len(x))]
+    line = [means[at] * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
+    line = [law["value"]] * len(x) if "value" in law else line
     ax.plot(x, line, color="black", linewidth=0.9, linestyle=(0, (4, 2)), zorder=3, label="theory")
+
+
+def _power(value: float, _: object) -> str:
+    """10⁻⁴ in letters, as figures hold no formulas."""
+    return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _levels(low: float, high: float) -> list[float]:

@@ -42,10 +42,14 @@ class Sheet:
         return [result for row in self.rows for result in row.results]
 
     @property
+    def trained(self) -> bool:
+        """Whether anything was trained, and not only measured at initialisation."""
+        return any("train_error" in record for result in self.results for record in result.records)
+
+    @property
     def captions(self) -> dict[str, str]:
         """The figures by name, `curves-DATA` and `final-DATA` where anything was trained, with their captions."""
-        trained = any("train_error" in record for result in self.results for record in result.records)
-        texts = CAPTIONS if trained else {}
+        texts = CAPTIONS if self.trained else {}
         texts = texts | {stem(figure): figure["title"] for figure, _ in self.measured}
         return {f"{name}-{self.data}": caption for name, caption in texts.items()}
 
@@ -167,15 +171,20 @@ def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
 
 def table(sheet: Sheet) -> list[list[str]]:
     """The sheet as cells, a heading line and a line a row; errors in %, of the last epoch unless `best` is said."""
-    trained = any("train_error" in r.summary.get("final", {}) for r in sheet.results)
     diverged = [sum(r.summary.get("status") == "diverged" for r in row.results) for row in sheet.rows]
-    heading = ["row", "seeds"] + ["train error", "median", "test error", "median", "best epoch's test"] * trained
+    heading = ["row", "seeds"] + [
+        "train error",
+        "median",
+        "test error",
+        "median",
+        "best epoch's test",
+    ] * sheet.trained
     heading += ["parameters"] + [metric.partition(".")[2].replace("_", " ") for metric in sheet.metrics]
     heading += ["published test"] * bool(sheet.published) + ["diverged"] * any(diverged)
     lines = [heading]
     for row, gone in zip(sheet.rows, diverged, strict=True):
         cells = [row.label, str(len(row.results))]
-        if trained:
+        if sheet.trained:
             train, test = row.values("train_error"), row.values("test_error")
             best = [r.summary.get("best", {}).get("test_error") for r in row.results]
             best_mean = spread([math.inf if b is None else b for b in best])[0]
@@ -191,6 +200,8 @@ def table(sheet: Sheet) -> list[list[str]]:
 
 def about(sheet: Sheet) -> str:
     """What the numbers of the table are."""
+    if not sheet.trained:
+        return "at initialisation, mean ± standard deviation over seeds"
     gone = any(result.summary.get("status") == "diverged" for result in sheet.results)
     counted = ", a diverged run without a number counted as 100 %" if gone else ""
     return f"errors of the last epoch in %, mean ± standard deviation over seeds{counted}"

@@ -22,12 +22,12 @@ class Verdict:
 
 
 def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
-    """Each claim of an experiment: an ordering (`higher`, `lower`), a value that theory gives (`of`, `equals`,
-    `within`), or a published number (`of`, `within`).
+    """Each claim of an experiment: an ordering (`higher`, `lower`), a value (`of`; `equals` and `within`, or
+    `least`, `most`), or a published number (`of`, `within`).
 
     A published number is judged only where the runs are `published_at`, its data and recipe.
     """
-    verdicts = [(_value if "equals" in c else _ordering)(c, rows) for c in experiment.get("claims", [])]
+    verdicts = [(_ordering if "higher" in c else _value)(c, rows) for c in experiment.get("claims", [])]
     at = experiment.get("published_at", {})
     there = [row for row in rows if matches(row, at)]
     return verdicts + [_published(number, there) for number in experiment.get("published", [])]
@@ -105,17 +105,26 @@ def _inside(values: list[float], low: float, high: float) -> str:
 
 
 def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
-    """A metric against a number, or against another row's mean, where the claim says which differences are none."""
-    metric, text, equals, within = (claim[key] for key in ("metric", "claim", "equals", "within"))
-    row, other = select(rows, claim["of"]), select(rows, equals) if isinstance(equals, dict) else None
-    if row is None or (isinstance(equals, dict) and other is None):
-        return Verdict(text, "not run", f"no run of {told(claim['of'] if row is None else equals)}")
-    values, theory = row.values(metric), spread(other.values(metric))[0] if other else equals
-    if any(map(math.isnan, [*values, theory])):
+    """A metric against a number or another row's mean, where the claim says which differences are none (`equals`,
+    `within`), or against bounds (`least`, `most`).
+    """
+    metric, text, equals = claim["metric"], claim["claim"], claim.get("equals")
+    wanted = [claim["of"], *([equals] if isinstance(equals, dict) else [])]
+    found = [select(rows, facts) for facts in wanted]
+    for facts, row in zip(wanted, found, strict=True):
+        if row is None:
+            return Verdict(text, "not run", f"no run of {told(facts)}")
+    values, *others = [row.values(metric) for row in found if row]
+    theory = spread(others[0])[0] if others else equals
+    if any(map(math.isnan, [*values, theory or 0])):
         return Verdict(text, "not run", f"{metric} was not measured")
-    n = len(values)
-    because = f"{metric} {shown(values, metric)} against {theory:.5g} (to within {within:g}), {n} seed{'s' * (n > 1)}"
-    return Verdict(text, _inside(values, theory - within, theory + within), because)
+    low, high = claim.get("least", -math.inf), claim.get("most", math.inf)
+    against = " and ".join(f"at {side} {claim[side]:g}" for side in ("least", "most") if side in claim)
+    if theory is not None:
+        low, high = theory - claim["within"], theory + claim["within"]
+        against = f"{theory:.5g} (to within {claim['within']:g})"
+    seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
+    return Verdict(text, _inside(values, low, high), f"{metric} {shown(values, metric)} against {against}, {seeds}")
 
 
 def shown(values: list[float], metric: str) -> str:
