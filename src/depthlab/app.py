@@ -69,6 +69,8 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     steps = cfg.recipe.iterations or 0
     if cfg.epochs is not None:
         steps = math.ceil(cfg.epochs * images.images / batch)
+    for probe in planned.probes:
+        probe.check(images)
     check_rates(cfg.recipe, planned.schedule, steps)
     operations = describe.multiply_adds(planned, images)
     if steps <= planned.config["norm"].get("start", -1):

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from depthlab.data.dataset import DataSet, within
-from depthlab.errors import Mistake
+from depthlab.data.dataset import DataSet
+from depthlab.errors import Mistake, one_of
 from depthlab.network.resnet import Network
 from depthlab.probes.inside import untouched
 from depthlab.runs import Record, Run
@@ -41,11 +41,15 @@ class Probe:
         """Whether it has measured at iteration `step` of a run, as it is set now."""
         return any(r["step"] == step and r["settings"] == self.settings for r in run.records(self.name))
 
+    def check(self, data: DataSet) -> None:
+        """Raises Mistake if the data has no such split."""
+        if self.split not in data.splits:
+            raise one_of(f"probe.{self.name}.split", self.split, data.splits)
+
     def __call__(self, net: Network, data: DataSet, rate: float) -> Record:
-        """What it measures on the network, which is left as it was. Raises Mistake on images that are not there."""
+        """What it measures on the network, which is left as it was."""
         size = data.size(self.split)
-        within(f"probe.{self.name}.images", self.images or size, 1, size, f"the {self.split} split holds {size}")
-        batch = next(data.evaluate(self.split, self.images or size))
+        batch = next(data.evaluate(self.split, min(self.images or size, size)))
         with untouched(net), torch.enable_grad():
             return self.measure(net, *batch, rate)
 

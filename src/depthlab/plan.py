@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from depthlab import config, data, network, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint
-from depthlab.measure import Probe
+from depthlab.measure import Probe, missing
 from depthlab.network import activation, init, norm, skip, unit
 from depthlab.network.resnet import Network
-from depthlab.runs import Run
+from depthlab.runs import Record, Run
 from depthlab.training import recipe, schedule
 
 MODULES = {"network": network, "skip": skip, "unit": unit, "norm": norm, "init": init}
@@ -37,6 +37,11 @@ class Plan:
     schedule: Callable[[int, int], float]
     probes: list[Probe]
     run: Run
+
+    def finished(self) -> Record | None:
+        """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
+        summary = self.run.finished()
+        return None if summary is None or missing(self.probes, self.run, summary) else summary
 
     def build(self, shape: tuple[int, int, int], classes: int) -> Network:
         """The network for images of `shape`, its weights filled from the seed, which sets torch's random state."""

@@ -1,0 +1,102 @@
+"""A probe leaves the network as it was; its layers are the paper's."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from depthlab.network import activation, norm, skip, unit
+from depthlab.network.resnet import resnet
+from depthlab.probes.inside import growth, layers, recorded, untouched
+
+
+def made(depth=14, block="basic", order=unit.original, join=skip.identity, norms=norm.batch, width=4):
+    torch.manual_seed(0)
+    parts = (order(), join, norms, activation.relu)
+    if norms is norm.batch:
+        parts = (order(), join, lambda channels: norm.batch(channels), activation.relu)
+    return resnet((3, 8, 8), 10, depth, width, block, *parts, family="cifar", shortcut=None, stride_in="1x1")
+
+
+def snapshot(net):
+    modes = {name: module.training for name, module in net.named_modules()}
+    grads = {n: None if p.grad is None else p.grad.clone() for n, p in net.named_parameters()}
+    return {n: t.clone() for n, t in net.state_dict().items()}, modes, grads, torch.get_rng_state()
+
+
+def same(a, b):
+    states = all(torch.equal(a[0][n], b[0][n]) for n in a[0])
+    grads = all((a[2][n] is None) == (b[2][n] is None) for n in a[2])
+    grads = grads and all(a[2][n] is None or torch.equal(a[2][n], b[2][n]) for n in a[2])
+    return states and a[1] == b[1] and grads and torch.equal(a[3], b[3])
+
+
+def vandal(net):
+    """All that a probe could do to a network."""
+    net.train()
+    loss = net(torch.randn(4, 3, 8, 8)).square().sum()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(1)
+    net.units[0].eval()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_untouched_puts_everything_back(error):
+    net = made()
+    net(torch.randn(4, 3, 8, 8)).sum().backward()
+    net.head.weight.grad = None
+    net.eval()
+    net.units[1].train()
+    before, kept = snapshot(net), net.stem.conv1.weight.grad
+    with suppress(RuntimeError, KeyboardInterrupt), untouched(net):
+        vandal(net)
+        assert not same(before, snapshot(net))
+        if error:
+            raise error
+    assert same(before, snapshot(net))
+    assert net.stem.conv1.weight.grad is kept
+
+
+@pytest.mark.parametrize(("depth", "block"), [(14, "basic"), (20, "basic"), (20, "bottleneck"), (11, "single")])
+@pytest.mark.parametrize("order", [unit.original, unit.preact, unit.bn_after_addition, unit.relu_only_preact])
+def test_there_are_as_many_layers_as_the_depth_says_but_the_head(depth, block, order):
+    net = made(depth, block, order)
+    found = layers(net)
+    assert len(found) == depth - 1
+    assert [layer for _, layer, _ in found] == [
+        m for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in n
+    ]
+    assert len({name for name, *_ in found}) == len(found)
+
+
+def test_the_response_is_the_norms_where_one_follows():
+    assert all(isinstance(answer, nn.BatchNorm2d | nn.modules.batchnorm._BatchNorm) for *_, answer in layers(made()))
+    without = layers(made(norms=norm.none))
+    assert all(layer is answer or isinstance(answer, nn.Identity) for _, layer, answer in without)
+    inside = layers(made(order=unit.preact))
+    assert inside[1][2] is not inside[1][1]  # conv1, then norm2 of the same branch
+    assert inside[2][2] is inside[2][1]  # the branch ends in conv2
+    after = layers(made(order=unit.bn_after_addition))
+    assert after[2][2] is after[2][1]
+
+
+def test_recorded_gives_what_passes_in_the_order_asked_for():
+    first, second = nn.Linear(2, 3), nn.Linear(3, 1)
+    x = torch.randn(5, 2)
+    with recorded([second, first]) as outputs, recorded([second], inputs=True) as inputs:
+        y = second(first(x))
+    assert torch.equal(outputs[0], y)
+    assert torch.equal(outputs[1], first(x))
+    assert torch.equal(inputs[0], outputs[1])
+    assert not first._forward_hooks
+    assert not second._forward_hooks
+
+
+def test_growth():
+    assert growth([1.0, 7.0, 16.0], 2) == 4
+    assert growth([8.0, 1.0], 3) == pytest.approx(0.5)
+    for values, steps in (([0.0, 1.0], 1), ([1.0, 0.0], 1), ([1.0, 1.0], 0), ([float("nan"), 1.0], 1)):
+        assert growth(values, steps) != growth(values, steps)
