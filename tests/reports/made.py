@@ -7,7 +7,8 @@ import yaml
 
 
 def run(folder, depth=20, skip="none", seed=0, train=(80.0, 40.0, 10.0), test=(85.0, 45.0, 15.0), **more):
-    """A finished run with these errors (%), an evaluation every 100 iterations; `more`: lr, data, status, config."""
+    """A finished run with these errors (%), an evaluation every 100 iterations; `more`: lr, data, status, config,
+    probes (name to a list of looks, one after each evaluation, settled with the same settings)."""
     lr = more.get("lr", [0.1] * len(train))
     data = more.get("data", "digits")
     choices = {"skip": skip, "data": data, "recipe": "digits"}
@@ -39,4 +40,7 @@ def run(folder, depth=20, skip="none", seed=0, train=(80.0, 40.0, 10.0), test=(8
         "git_commit": "0123456789ab",
     }
     (path / "summary.json").write_text(json.dumps(summary))
+    for probe, looks in more.get("probes", {}).items():
+        lines = [{"step": 100 * (i + 1), "settings": {"images": 4}} | look for i, look in enumerate(looks)]
+        (path / f"probe-{probe}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path

@@ -1,0 +1,141 @@
+"""Figures of what probes measured: what is drawn, and theory beside it."""
+
+import json
+
+import pytest
+from made import run
+
+from depthlab.reports.collect import load, rows
+from depthlab.reports.profile import drawn, sketch
+from depthlab.reports.table import gather, markdown, table
+
+EXPERIMENT = {
+    "title": "Inside",
+    "source": "a paper",
+    "runs": ["depth=20,56 skip=none"],
+    "seeds": [0, 1, 2],
+    "claims": [
+        {"claim": "it doubles", "metric": "inside.factor", "of": {"depth": 20}, "equals": 2, "within": 0.1},
+        {"claim": "it halves", "metric": "inside.factor", "of": {"depth": 20}, "equals": 0.5, "within": 0.1},
+        {"claim": "it is bounded", "metric": "inside.factor", "of": {"depth": 56}, "least": 1},
+        {
+            "claim": "both grow alike",
+            "metric": "inside.factor",
+            "of": {"depth": 56},
+            "equals": {"depth": 20},
+            "within": 0.5,
+        },
+        {"claim": "nobody looked", "metric": "inside.other", "of": {"depth": 20}, "most": 1},
+        {"claim": "nobody ran", "metric": "inside.factor", "of": {"depth": 110}, "most": 1},
+    ],
+    "figures": [
+        {"title": "Sizes after each unit", "y": "inside.sizes", "log": True},
+        {"title": "None", "y": "inside.no"},
+    ],
+}
+
+
+def looks(depth, seed):
+    sizes = [2.0**i + 0.1 * seed for i in range(4)]
+    surface = [[1.0 + a * a + b * b for a in range(3)] for b in range(3)]
+    values = {"sizes": sizes, "loss": surface, "alpha": [-1, 0, 1], "beta": [-1, 0, 1]}
+    return [{"factor": 9.0} | values, {"factor": (2 if depth == 20 else 1.2) + 0.01 * seed} | values]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for depth in (20, 56):
+        for seed in range(3):
+            run(tmp_path / "inside", depth, seed=seed, probes={"inside": looks(depth, seed)})
+    return tmp_path / "inside"
+
+
+def made(folder):
+    return rows(load(folder)[0])
+
+
+def lines(ax, dashed):
+    return [line for line in ax.lines if (line.get_label() == "theory") is dashed]
+
+
+def test_a_list_is_drawn_over_its_places_with_theory_beside_it(folder):
+    theory = [{"of": {"depth": 20}, "factor": 2}, {"of": {"depth": 20}, "step": 1, "at": 1}]
+    theory += [{"of": {"depth": 56}, "factor": 2, "backwards": True}, {"of": {"depth": 56}, "value": 7}]
+    spec = {"y": "inside.sizes", "title": "sizes", "x": "layer", "first": 1, "theory": theory}
+    (ax,) = drawn(spec, made(folder)).axes
+    curves, laws = lines(ax, False), lines(ax, True)
+    assert [line.get_label() for line in curves] == ["depth=20", "depth=56"]
+    assert list(curves[0].get_xdata()) == [1, 2, 3, 4]
+    assert list(curves[0].get_ydata()) == pytest.approx([1.1, 2.1, 4.1, 8.1])
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == pytest.approx((1.0, 8.2))
+    assert [list(law.get_ydata()) for law in laws] == [
+        pytest.approx([1.1, 2.2, 4.4, 8.8]),
+        pytest.approx([1.1, 2.1, 3.1, 4.1]),
+        pytest.approx([8.1 * 8, 8.1 * 4, 8.1 * 2, 8.1]),
+        [7, 7, 7, 7],
+    ]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("layer", "sizes", "linear")
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["20 layers", "56 layers"]
+
+
+def test_a_number_is_drawn_over_the_iterations(folder):
+    (ax,) = drawn({"y": "inside.factor", "title": "factor"}, made(folder)).axes
+    assert list(ax.lines[1].get_xdata()) == [100, 200]
+    assert list(ax.lines[1].get_ydata()) == pytest.approx([9, 1.21])
+    assert ax.get_xlabel() == "iterations"
+
+
+def test_a_list_of_lists_is_drawn_as_contours_a_panel_a_row(folder):
+    figure = drawn({"y": "inside.loss", "title": "loss"}, made(folder))
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert len(panels) == 2
+    assert all(ax.collections for ax in panels)
+
+
+def test_a_sketch_has_a_panel_a_list_and_none_for_numbers_alone():
+    assert sketch({"factor": 1.0}) is None
+    shown = sketch(looks(20, 0)[0] | {"names": ["a", "b"], "holes": [1.0, None, 3.0]})
+    assert {ax.get_title() for ax in shown.axes if ax.get_visible()} == {"sizes", "loss", "holes"}
+
+
+def test_verdicts_and_columns(folder):
+    (sheet,) = gather(folder, EXPERIMENT).sheets
+    found = {verdict.claim: (verdict.word, verdict.because) for verdict in sheet.verdicts}
+    assert found["it doubles"] == ("reproduced", "inside.factor 2.01 ± 0.01 against 2 (to within 0.1), 3 seeds")
+    assert found["it halves"][0] == "contradicted"
+    assert found["it is bounded"] == ("reproduced", "inside.factor 1.21 ± 0.01 against at least 1, 3 seeds")
+    assert found["both grow alike"][0] == "contradicted"
+    assert found["nobody looked"] == ("not run", "inside.other was not measured")
+    assert found["nobody ran"] == ("not run", "no run of depth=110")
+    heading, *cells = table(sheet)
+    assert heading[-1] == "factor"
+    assert [line[-1] for line in cells] == ["2.01 ± 0.01", "1.21 ± 0.01"]
+
+
+def test_figures_that_were_measured_are_in_the_report(folder):
+    report = gather(folder, EXPERIMENT)
+    assert [*report.sheets[0].captions] == ["curves-digits", "final-digits", "sizes-digits"]
+    assert "![Sizes after each unit](sizes-digits.svg)" in markdown(report)
+
+
+def test_measured_at_initialisation_alone_there_are_no_errors(tmp_path):
+    path = run(tmp_path / "inside", 20, probes={"inside": looks(20, 0)})
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    records = [{key: value for key, value in record.items() if key != "train_error"} for record in records]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (sheet,) = gather(tmp_path / "inside", EXPERIMENT).sheets
+    assert [*sheet.captions] == ["sizes-digits"]
+    assert table(sheet)[0] == ["row", "seeds", "parameters", "factor"]
+
+
+def test_other_settings_are_left_out_and_a_broken_probe_is_named(folder):
+    files = sorted(folder.glob("*/probe-inside.jsonl"))
+    with files[0].open("a") as file:
+        file.write(json.dumps({"step": 100, "settings": {"images": 8}, "factor": 5.0}) + "\n")
+    files[1].write_text("nonsense\n")
+    results, _, broken = load(folder)
+    assert len(results) == 5
+    assert results[0].value("inside.factor") == 5.0
+    assert len(results[0].probes["inside"]) == 1
+    assert files[1].parent.name in broken[0]
