@@ -294,6 +294,7 @@ OTHER = {
     "recipe.nesterov": "true",
     "recipe.decay": "2e-4",
     "recipe.decay_on": "weights",
+    "recipe.schedule_on": "weights",
     "recipe.warmup.rate": "0.02",
     "recipe.warmup.until_error": "0",
     "recipe.warmup.share": "0",

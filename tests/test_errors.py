@@ -100,7 +100,7 @@ def test_where_nothing_is_wrong_nothing_is_told(capsys):
 
 
 ALL = ", ".join(key for key in config.keys() if "." not in key)  # noqa: SIM118
-RECIPE = "batch, iterations, rate, momentum, nesterov, decay, decay_on, warmup, schedule"
+RECIPE = "batch, iterations, rate, momentum, nesterov, decay, decay_on, schedule_on, warmup, schedule"
 RECIPES = ", ".join(f"recipe.{key}" for key in RECIPE.split(", "))
 WARMUPS = ", ".join(f"recipe.warmup.{key}" for key in ("rate", "until_error", "share", "from_depth"))
 UNITS = "bn_after_addition, norm_after_activation, original, preact, relu_before_addition, relu_only_preact"

@@ -53,7 +53,8 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
         assert planned.run.path.parent == Path("outputs") / name
         assert {*probes} <= {probe.name for probe in planned.probes}
         for seed in range(3):
-            summary = {"choices": planned.choices, "seed": seed, "final": {"train_error": 1.0, "test_error": 1.0}}
+            final = dict.fromkeys(("train_error", "test_error", "train_loss"), 1.0)
+            summary = {"choices": planned.choices, "seed": seed, "final": final}
             results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}], probes))
     made = rows(results)
     assert len(made) == len(grid(name, data))

@@ -118,6 +118,8 @@ def _train(
     cfg, home, batch = planned.cfg, planned.run, planned.cfg.recipe.batch
     facts: Record = {"multiply_adds": operations}
     net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
+    if cfg.precision.name == "fp64":
+        net.double().register_forward_pre_hook(lambda net, given: (given[0].double(),))
     facts["parameters"] = sum(p.numel() for p in net.parameters())
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 

@@ -37,7 +37,7 @@ USUAL = {"unit": "original", "init": "kaiming", "activation": "relu"}
 
 Block = Enum("Block", ["basic", "bottleneck", "single"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
-Precision = Enum("Precision", ["fp32", "tf32", "bf16"])
+Precision = Enum("Precision", ["fp32", "tf32", "bf16", "fp64"])
 
 
 @dataclass

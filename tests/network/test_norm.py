@@ -334,3 +334,13 @@ def test_mistakes(option, values, message):
 def test_one_value_has_no_variance(module, shape):
     with pytest.raises(Mistake, match="one value has no variance"):
         module(torch.ones(shape))
+
+
+def test_batch_takes_its_eps():
+    x = torch.randn(8, 3, 4, 4)
+    made = norm.batch(3, eps=0.5)
+    wanted = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True, correction=0) + 0.5).sqrt()
+    assert torch.allclose(made(x), wanted, atol=1e-6)
+    assert norm.batch(3).eps == 1e-5
+    with pytest.raises(Mistake, match=r"norm\.eps=0: a positive number"):
+        norm.batch(3, eps=0)

@@ -59,7 +59,7 @@ class InOrder(Data):
 
 def recipe(**changes):
     values = {"batch": BATCH, "iterations": 0, "rate": 0.1, "momentum": 0.9, "nesterov": False, "decay": 1e-2}
-    values |= {"decay_on": "all", "warmup": Warmup(0.01, 0, 0.25, 0), "schedule": None}
+    values |= {"decay_on": "all", "schedule_on": None, "warmup": Warmup(0.01, 0, 0.25, 0), "schedule": None}
     return Recipe(**(values | changes))
 
 
@@ -349,3 +349,12 @@ def test_begun_again_at_every_yield_it_ends_the_same(monkeypatch, warmup):
         again = restored(content, mine)
         assert finish(again, data, mine, steps) == [y for y in yields[k + 1 :] if y]
         assert same(again.to_dict(), torch.load(io.BytesIO(end), weights_only=True))
+
+
+def test_the_schedule_changes_the_rate_of_the_named_part_alone():
+    mine = recipe(schedule_on="weights", warmup=Warmup(0.01, 0, 0, 0))
+    state = fresh(mine)
+    finish(state, Data(), mine, 3, schedule=lambda step, steps: 0.5**step)
+    rates = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+    for parameter in state.net.parameters():
+        assert rates[id(parameter)] == (mine.rate * 0.25 if parameter.dim() > 1 else mine.rate)

@@ -155,7 +155,8 @@ RANGES = [
     ("decay", [0.0, 1e300], [-1e-9, math.inf, math.nan], "at least 0"),
     ("warmup.rate", [1e-300], [0.0, -1.0, math.inf, math.nan], "a positive number"),
     ("warmup.share", [0.0, 1.0], [-0.001, 1.001, math.nan], "from 0 to 1"),
-    ("decay_on", ["all", "weights"], ["weight", "All", ""], "(allowed: all, weights)"),
+    ("decay_on", ["all", "weights", "convolutions"], ["weight", "All", ""], "(allowed: all, weights, convolutions)"),
+    ("schedule_on", [None, "convolutions"], ["weight", "All"], "(allowed: all, weights, convolutions)"),
 ]
 WRONG = [(key, value, text) for key, _, values, text in RANGES for value in values]
 RIGHT = [(key, value) for key, values, _, _ in RANGES for value in values]

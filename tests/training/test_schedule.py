@@ -103,7 +103,7 @@ def test_one_cycle_is_torchs_with_other_keys(rise, start, end):
 @pytest.mark.parametrize("growth", [1.0001, 1.1, 0.9])
 def test_exponential_is_torchs(growth):
     wanted = torchs(torch.optim.lr_scheduler.ExponentialLR, 300, gamma=growth)
-    assert factors("exponential", 300, growth=growth) == pytest.approx(wanted, rel=1e-11)
+    assert factors("exponential", 300, growth=growth, start=0) == pytest.approx(wanted, rel=1e-11)
 
 
 def test_constant_stays():

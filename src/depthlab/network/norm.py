@@ -22,12 +22,16 @@ def none(channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def batch(channels: int) -> nn.Module:
+def batch(channels: int, *, eps: float | None = None) -> nn.Module:
     """Each channel by its mean and variance over batch and pixels (Ioffe & Szegedy 2015, algorithm 1).
 
-    In evaluation by their running averages. The state dict has the names of torch's BatchNorm2d.
+    In evaluation by their running averages. `eps` is added to the variance; None: 1e-5. The state dict has the names
+    of torch's BatchNorm2d.
     """
-    return _Batch(channels)
+    eps = EPS if eps is None else eps
+    if eps <= 0:
+        raise Mistake(f"norm.eps={eps}: a positive number")
+    return _Batch(channels, eps)
 
 
 def ghost(channels: int, *, size: int) -> nn.Module:
@@ -101,8 +105,8 @@ class _Batch(_BatchNorm):
     running_var: Tensor  # pyrefly: ignore[bad-override-mutable-attribute]
     num_batches_tracked: Tensor  # pyrefly: ignore[bad-override-mutable-attribute]
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, EPS, MOMENTUM)
+    def __init__(self, channels: int, eps: float = EPS) -> None:
+        super().__init__(channels, eps, MOMENTUM)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training:

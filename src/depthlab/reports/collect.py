@@ -108,7 +108,8 @@ def telling(facts: list[dict[str, Any]]) -> list[str]:
     differing = [key for key in _keys(facts) if len({repr(f.get(key)) for f in facts}) > 1 and key != "seed"]
     told = []
     for key in differing:
-        group = key.split(".")[0]
+        parent = key.rpartition(".")[0] or key
+        group = f"{parent}.name" if "." in parent else parent
         by_choice: defaultdict[Any, set[str]] = defaultdict(set)
         for f in facts:
             by_choice[f.get(group)].add(repr(f.get(key)))
@@ -132,4 +133,5 @@ def _keys(facts: list[dict[str, Any]]) -> list[str]:
 
 def _label(facts: dict[str, Any], told: list[str]) -> str:
     shown = [key for key in told if facts.get(key) is not None]
-    return " ".join(f"{key}={facts[key]}" for key in shown) or "the run"
+    values = {key: f"{facts[key]:g}" if isinstance(facts[key], float) else facts[key] for key in shown}
+    return " ".join(f"{key}={value}" for key, value in values.items()) or "the run"

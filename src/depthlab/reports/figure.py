@@ -3,6 +3,7 @@
 import math
 import re
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -242,7 +243,7 @@ def _over_rows(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
         ax.plot(seeds, [place] * len(seeds), ".", color=OKABE_ITO[0], transform=beside, **DOT)
         if _diverged(row):
             ax.plot([0.98], [place], color=OKABE_ITO[1], transform=ax.get_yaxis_transform(), **CROSS)
-    ax.set_yticks(range(len(rows)), [row.label for row in rows])
+    ax.set_yticks(range(len(rows)), [textwrap.fill(row.label, 48) for row in rows])
     ax.set(xlabel="error of the last epoch (%)", ylim=(len(rows) - 0.5, -0.7))
 
 

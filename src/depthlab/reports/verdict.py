@@ -1,6 +1,7 @@
 """Claims judged from run directories alone: reproduced, contradicted, undecided, not run."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,24 +106,25 @@ def _inside(values: list[float], low: float, high: float) -> str:
 
 
 def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
-    """A metric against a number or another row's mean, where the claim says which differences are none (`equals`,
+    """A metric against a number or another row's, where the claim says which differences are none (`equals`,
     `within`), or against bounds (`least`, `most`).
     """
     metric, text, equals = claim["metric"], claim["claim"], claim.get("equals")
-    wanted = [claim["of"], *([equals] if isinstance(equals, dict) else [])]
+    wanted = [claim["of"], *([equals] if isinstance(equals, Mapping) else [])]
     found = [select(rows, facts) for facts in wanted]
     for facts, row in zip(wanted, found, strict=True):
         if row is None:
             return Verdict(text, "not run", f"no run of {told(facts)}")
     values, *others = [row.values(metric) for row in found if row]
-    theory = spread(others[0])[0] if others else equals
-    if any(map(math.isnan, [*values, theory or 0])):
+    if any(map(math.isnan, [v for seeds in (values, *others) for v in seeds])):
         return Verdict(text, "not run", f"{metric} was not measured")
+    for other in others:  # seed by seed
+        values, metric, equals = [a - b for a, b in zip(values, other, strict=False)], f"difference in {metric}", 0.0
     low, high = claim.get("least", -math.inf), claim.get("most", math.inf)
     against = " and ".join(f"at {side} {claim[side]:g}" for side in ("least", "most") if side in claim)
-    if theory is not None:
-        low, high = theory - claim["within"], theory + claim["within"]
-        against = f"{theory:.5g} (to within {claim['within']:g})"
+    if equals is not None:
+        low, high = equals - claim["within"], equals + claim["within"]
+        against = f"{equals:.5g} (to within {claim['within']:g})"
     seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
     return Verdict(text, _inside(values, low, high), f"{metric} {shown(values, metric)} against {against}, {seeds}")
 

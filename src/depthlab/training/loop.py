@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.data.dataset import DataSet
-from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
+from depthlab.training.recipe import PARTS, Recipe, Schedule, learning_rate, still_warm
 
 EVALUATION_BATCH = 500
 
@@ -59,12 +59,17 @@ class State:
 
 
 def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with momentum; weight decay on all parameters, or on the weights of convolutions and linear maps only."""
-    decayed = [p for p in net.parameters() if recipe.decay_on == "all" or p.dim() > 1]
-    others = [p for p in net.parameters() if recipe.decay_on != "all" and p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=recipe.nesterov)
+    """SGD with momentum; weight decay, and the schedule, on the parts of the network that the recipe names."""
+    decayed, scheduled = PARTS[recipe.decay_on], PARTS[recipe.schedule_on or "all"]
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in sorted(net.parameters(), key=lambda p: p.dim() < decayed):  # the decayed first
+        dim = parameter.dim()
+        groups.setdefault((dim >= decayed, dim >= scheduled), []).append(parameter)
+    made = [
+        {"params": parameters, "weight_decay": recipe.decay * decays, "scheduled": varies}
+        for (decays, varies), parameters in groups.items()
+    ]
+    return torch.optim.SGD(made, recipe.rate, recipe.momentum, nesterov=recipe.nesterov)
 
 
 def train(
@@ -118,7 +123,7 @@ def train(
         state.warm = state.warm and still_warm(recipe, depth, state.step, steps, error)
         rate = learning_rate(recipe, schedule, state.step, steps, warm=state.warm)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate if group.get("scheduled", True) else recipe.rate
 
         state.net.train()
         with autocast():

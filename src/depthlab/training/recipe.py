@@ -9,6 +9,9 @@ from depthlab.errors import Mistake, one_of
 
 Schedule = Callable[[int, int], float]
 
+# Parts of a network, by the fewest dimensions that their parameters have.
+PARTS = {"all": 0, "weights": 2, "convolutions": 4}
+
 
 @dataclass
 class Warmup:
@@ -33,6 +36,7 @@ class Recipe:
     nesterov: bool
     decay: float
     decay_on: str
+    schedule_on: str | None
     warmup: Warmup
     schedule: Any
 
@@ -82,5 +86,6 @@ def check(recipe: Recipe) -> None:
     for key, given, right, allowed in rules:
         if not right:
             raise Mistake(f"recipe.{key}={given}: {allowed}")
-    if recipe.decay_on not in ("all", "weights"):
-        raise one_of("recipe.decay_on", recipe.decay_on, ("all", "weights"))
+    for key, given in (("decay_on", recipe.decay_on), ("schedule_on", recipe.schedule_on or "all")):
+        if given not in PARTS:
+            raise one_of(f"recipe.{key}", given, PARTS)
