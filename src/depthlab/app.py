@@ -164,6 +164,8 @@ def _train(
                 about = {"step": state.step, "epoch": epoch, "rate": rate, "settings": probe.settings}
                 home.append(about | values, probe.name)
                 board.look(probe.name, state.step, values)
+                ends = level if state.step == steps else logging.DEBUG
+                log.log(ends, describe.found(probe.name, state.step, values))
 
     def stop_if_told() -> None:
         if interruption.signal is not None:

@@ -104,6 +104,8 @@ def _peak_memory(device: str) -> int | None:
 
 def result(summary: Record) -> str:
     """A run's one line: its name, its last errors, the best epoch's beside them."""
+    if not summary["iterations"]:
+        return f"{summary['name']}: {summary['status']}, not trained (epochs=0)"
     final, best = summary["final"], summary["best"]
     words = [f"{summary['name']}: {summary['status']}"]
     for split in ("train", "validation", "test"):
@@ -112,6 +114,12 @@ def result(summary: Record) -> str:
     chosen = " chosen by validation" if best["chosen_by"] == "validation_error" else ""
     words[-1] += f" (best{chosen} {best['test_error']:.2f} %, epoch {best['epoch']:.0f})"
     return f"{', '.join(words)}, {summary['iterations']:,} iterations in {duration(summary['seconds'])}"
+
+
+def found(name: str, step: int, values: Record) -> str:
+    """A probe's one line: its numbers."""
+    numbers = [f"{key} {value:.4g}" for key, value in values.items() if isinstance(value, int | float)]
+    return f"  probe {name} at iteration {step:,}: {', '.join(numbers) or 'lists alone'}"
 
 
 def duration(seconds: float) -> str:
