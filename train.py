@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from depthlab import config
 from depthlab.errors import told_in_one_line
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
 CONFIGS = Path(__file__).resolve().parent / "configs"
 owners = partial(config.owners, CONFIGS)
 OmegaConf.register_new_resolver("options", lambda: config.help_text(CONFIGS), replace=True)

@@ -14,6 +14,8 @@ SOURCE = ROOT / "src" / "depthlab"
 OURS = {
     "errors": set(),
     "files": set(),
+    "gpus": set(),
+    "workers": set(),
     "observe": {"reports.profile"},
     "network": {"errors"},
     "probes": {"errors", "network"},
@@ -27,7 +29,7 @@ OURS = {
     "plan": {"errors", "config", "runs", "network", "data", "training", "probes", "measure"},
     "describe": {"config", "plan", "runs", "data.dataset"},
     "reports": {"errors", "config", "runs"},
-    "app": {"errors", "config", "runs", "plan", "describe", "measure", "observe", "data.dataset", "training"},
+    "app": {"errors", "config", "gpus", "runs", "plan", "describe", "measure", "observe", "data.dataset", "training"},
 }
 HYDRA = {"config", "plan", "app"}
 TORCH = {"network", "data", "probes", "measure", "training.loop", "training.checkpoint", "plan", "describe", "app"}

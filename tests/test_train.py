@@ -147,18 +147,7 @@ def test_a_sweep_does_each_run_once_and_the_second_time_none(command):
     assert not Path("outputs/multirun.yaml").exists()
     second = command(*grid)
     assert second.out.startswith("4 runs: 4 done, 0 to run\n")
-    assert second.out.count("finished") == 4
-
-
-def test_a_sweep_of_several_processes(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    grid = ("-m", "hydra/launcher=joblib", "skip=none,identity", "seed=0,1", *SHORT)
-    start = [sys.executable, ROOT / "train.py", *grid]
-    first, again = (subprocess.run(start, cwd=tmp_path, capture_output=True, text=True) for _ in range(2))
-    assert (first.returncode, again.returncode) == (0, 0)
-    assert first.stdout.startswith("4 runs: 0 done, 4 to run\n")
-    assert again.stdout.startswith("4 runs: 4 done, 0 to run\n")
-    assert len([*tmp_path.glob("outputs/digits/*/summary.json")]) == 4
+    assert second.out.count(": finished, ") == 4
 
 
 def test_one_failed_run_does_not_stop_the_others(command):

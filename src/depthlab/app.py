@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig
 
-from depthlab import config, describe
+from depthlab import config, describe, gpus
 from depthlab.config import Config
 from depthlab.data.dataset import DataSet, within
 from depthlab.errors import Mistake
@@ -47,7 +47,11 @@ def device(cfg: Config) -> torch.device:
     torch.backends.cuda.matmul.fp32_precision = tensor_cores
     torch.backends.cudnn.conv.fp32_precision = tensor_cores  # pyrefly: ignore[missing-attribute]
     torch.backends.cudnn.benchmark = True
-    return torch.device(name)
+    if name == "cpu":
+        return torch.device("cpu")
+    index = gpus.take(torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False) -> Record:

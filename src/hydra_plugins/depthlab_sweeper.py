@@ -1,19 +1,51 @@
 """Hydra's basic sweep, which first checks all runs, skips the finished ones, and tells at the end how each went."""
 
 import logging
-from typing import Any
+import math
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Collection
+from contextlib import nullcontext
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobStatus
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
-from depthlab.config import experiment_rows
+from depthlab.config import Config, experiment_rows
+from depthlab.errors import Mistake
+from depthlab.workers import Job, handing_on, one_line
+
+if TYPE_CHECKING:
+    from depthlab.plan import Plan
 
 log = logging.getLogger("depthlab")
+
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""Launchers that are installed separately, and the extra that brings each."""
 
 
 class DepthlabSweeper(BasicSweeper):
     """`python train.py -m ...`: the grid of runs, each at most once."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remembers what to launch with; sweep() makes the launcher, when it knows for how many runs."""
+        self.hydra_context, self.config = hydra_context, config
+        self.made = partial(Plugins.instance().instantiate_launcher, hydra_context, Job(task_function), config)
+        self.by = config.hydra.runtime.choices["hydra/launcher"]
+        package = config.hydra.launcher._target_.rpartition(".")[0].rpartition(".")[0]
+        if find_spec(package) is None:
+            raise Mistake(
+                f"hydra/launcher={self.by}: not installed; pip install -e '.[{EXTRAS.get(self.by, self.by)}]'"
+            )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
@@ -23,7 +55,7 @@ class DepthlabSweeper(BasicSweeper):
         from depthlab.observe import log_to_console
         from depthlab.plan import plan
 
-        if self.hydra_context is None or self.config is None or self.launcher is None:
+        if self.hydra_context is None or self.config is None:
             raise RuntimeError("setup() comes before sweep()")
         log_to_console()
         loader = self.hydra_context.config_loader
@@ -40,17 +72,66 @@ class DepthlabSweeper(BasicSweeper):
         for summary in filter(None, done.values()):
             log.info(result(summary))
         if not left:
+            _tell([planned for planned, _ in jobs.values()])
             return []
 
-        returns = self.launcher.launch(list(left.values()), initial_job_idx=0)
-        failed = [
-            f"{path.name}: failed: {job._return_value}"
-            for path, job in zip(left, returns, strict=True)
-            if job.status is not JobStatus.COMPLETED
-        ]
-        for line in failed:
-            log.error(line)
+        returns, ended = self._launch(left, plans[0].cfg)
+        failed = {path: job._return_value for path, job in returns.items() if job.status is not JobStatus.COMPLETED}
+        for path, reason in failed.items():
+            log.error(f"{path.name}: failed: {reason}")
+        _tell([planned for planned, _ in jobs.values()], failed)
+        if ended:
+            log.error(f"{self.by} gave up; the same command continues: {ended}")
         log.info("tensorboard --logdir %s", self.config.output_dir)
-        if failed:
+        if failed or ended:
             raise SystemExit(1)
-        return [returns]
+        return [list(returns.values())]
+
+    def _launch(self, left: dict[Path, list[str]], cfg: Config) -> tuple[dict[Path, JobReturn], str | None]:
+        """Launches the runs; `cfg`: as of any. Gives what they returned, and the reason if some did not."""
+        import torch
+
+        gpus = 0 if cfg.device.name == "cpu" else torch.cuda.device_count()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        runs = min(len(left), gpus or max(1, cores // (cfg.threads or 1)))
+        machine = {"runs": runs, "threads": max(1, cores // runs), "gpus": gpus, "gpus_each": min(1, gpus)}
+        OmegaConf.register_new_resolver("machine", machine.__getitem__, replace=True)
+        launcher, returns, ended = self.made(), {}, None
+        paths, size = list(left), self.max_batch_size or len(left)
+        if self.by == "submitit_local":  # it starts all that it gets, and each takes all cores
+            size = self.max_batch_size or runs
+            os.environ.setdefault("OMP_NUM_THREADS", str(machine["threads"]))
+        with handing_on() if self.by == "joblib" else nullcontext([]) as came:
+            for first in range(0, len(left), size):
+                batch = paths[first : first + size]
+                try:
+                    jobs = launcher.launch([left[path] for path in batch], initial_job_idx=first)
+                    returns.update(zip(batch, jobs, strict=True))
+                except Exception as error:
+                    ended = one_line(error)
+        if came:
+            log.info(f"stopped; to continue: {shlex.join(['python', *sys.argv])}")
+            raise SystemExit(128 + came[0])
+        return returns, ended
+
+
+def _tell(plans: "list[Plan]", failed: Collection[Path] = ()) -> None:
+    """A line for the runs that differ only in the seed: how they ended, mean ± standard deviation of their errors."""
+    from depthlab.reports.collect import Result, rows
+    from depthlab.reports.table import mean
+
+    results = []
+    for planned in plans:
+        path, status = planned.run.path, "failed" if planned.run.path in failed else "unfinished"
+        unfinished = {"status": status, "seed": planned.cfg.seed, "choices": planned.choices, "final": {}}
+        summary = None if path in failed else planned.run.finished()
+        results.append(Result(path, planned.config, summary or unfinished, []))
+    made = rows(results)
+    width = max(len(row.label) for row in made)
+    for row in made:
+        ends = Counter(result.summary["status"] for result in row.results)
+        words = [", ".join(f"{count} {status}" for status, count in ends.items())]
+        for metric in ("train_error", "test_error"):
+            values = [value for value in row.values(metric) if math.isfinite(value)]
+            words += [f"{metric.replace('_', ' ')} {mean(values)} %"] * bool(values)
+        log.info(f"  {row.label:{width}}  {'  '.join(words)}")

@@ -1,0 +1,29 @@
+"""One GPU a process: locks which the system takes back when the process ends, however it ends."""
+
+import itertools
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def take(count: int) -> int:
+    """The one of `count` visible GPUs on which the fewest processes of ours run, this process's until it ends."""
+    if count == 1:
+        return 0
+    import fcntl
+
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = shown.split(",") if shown else list(map(str, range(count)))
+    for turn in itertools.count():  # all taken: a second process on each, then a third
+        for index, name in enumerate(names[:count]):
+            path = Path(tempfile.gettempdir(), f"depthlab-{os.getuid()}-gpu-{name}-{turn}")
+            lock = os.open(path, os.O_CREAT | os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+            else:
+                return index
+    raise AssertionError

@@ -1,0 +1,60 @@
+"""What a sweep tells, and how it ends, in one process."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+GRID = ("-m", "skip=none,identity", "seed=0,1", "data=digits", "depth=8", "width=4", "recipe.iterations=2")
+
+
+def summaries():
+    return {path.parent.name: json.loads(path.read_text()) for path in Path("outputs/digits").glob("*/summary.json")}
+
+
+def test_seeds_are_one_result(command):
+    lines = command(*GRID).out.splitlines()
+    plain = [summary["final"]["test_error"] for name, summary in summaries().items() if name.startswith("plain")]
+    (line,) = (line for line in lines if line.startswith("  skip=none "))
+    assert "  2 finished  train error " in line
+    assert f"  test error {sum(plain) / 2:.2f} ± {abs(plain[0] - plain[1]) / 2**0.5:.2f} %" in line
+    again = command(*GRID).out.splitlines()
+    assert line in again
+
+
+def test_a_failed_run_is_counted_and_not_averaged(command):
+    command(*GRID)
+    name = next(name for name in summaries() if name.startswith("plain8-batch-s0"))
+    run = Path("outputs/digits", name)
+    (run / "summary.json").unlink()
+    (run / "checkpoint.pt").write_bytes(b"damaged")
+    outcome = command(*GRID)
+    assert outcome.code == 1
+    assert outcome.out.startswith("4 runs: 3 done, 1 to run\n")
+    assert f"\n{name}: failed: " in outcome.out
+    assert "damaged" in (run / "train.log").read_text()
+    (line,) = (line for line in outcome.out.splitlines() if line.startswith("  skip=none "))
+    assert "  1 failed, 1 finished  train error " in line
+    assert "±" not in line
+
+
+def test_a_diverged_run_is_no_failed_one(command):
+    outcome = command(*GRID, "norm=none", "recipe.rate=1e30", "recipe.iterations=20")
+    assert outcome.code == 0
+    assert "  skip=none      2 diverged" in outcome.out
+
+
+@pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/")
+def test_a_launcher_that_is_not_installed_is_named_with_what_installs_it(command, tmp_path):
+    outcome = command(
+        *GRID, "hydra/launcher=submitit_slurm", "hydra.launcher._target_=hydra_plugins.gone.slurm.Slurm"
+    )
+    assert outcome.code == 2
+    assert outcome.err == "error: hydra/launcher=submitit_slurm: not installed; pip install -e '.[slurm]'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_batches_of_runs(command, size):
+    assert command(*GRID, f"hydra.sweeper.max_batch_size={size}").code == 0
+    assert len(summaries()) == 4
