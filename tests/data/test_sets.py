@@ -52,6 +52,22 @@ def test_synthetic_refuses_nothing(key):
         depthlab.data.synthetic(CPU, **SYNTHETIC | {key: 0})
 
 
+@pytest.mark.parametrize("points", [2, 256])
+def test_a_line_is_even_and_in_order(points):
+    data = depthlab.data.line(CPU, points=points)
+    assert (data.classes, data.shape, data.images, data.splits) == (2, (1, 1, 1), points, ("test", "train"))
+    for split in data.splits:
+        ((x, y),) = data.evaluate(split, points)
+        assert x.flatten().tolist() == pytest.approx([-2 + 4 * i / (points - 1) for i in range(points)], abs=1e-6)
+        assert torch.equal(x.flip(0), -x)
+        assert y.tolist() == [0] * (points // 2) + [1] * (points // 2)
+
+
+def test_a_point_is_no_line():
+    with pytest.raises(Mistake, match=r"data.points=1: allowed 2 to .*both ends"):
+        depthlab.data.line(CPU, points=1)
+
+
 def test_importing_needs_neither_torchvision_nor_pillow():
     code = "import depthlab.data, sys; assert not {'torchvision', 'PIL', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,7 @@
 from depthlab.data.cifar import cifar10, cifar100
 from depthlab.data.handwritten import digits
 from depthlab.data.images import imagenet
+from depthlab.data.line import line
 from depthlab.data.patterns import synthetic
 
-__all__ = ["cifar10", "cifar100", "digits", "imagenet", "synthetic"]
+__all__ = ["cifar10", "cifar100", "digits", "imagenet", "line", "synthetic"]
