@@ -5,6 +5,9 @@ device, the learning rate of the moment. Its scalars and lists are kept under th
 """
 
 from depthlab.probes.activations import activations
+from depthlab.probes.gradient_correlation import gradient_correlation
 from depthlab.probes.gradients import gradients
+from depthlab.probes.lambda_product import lambda_product
+from depthlab.probes.shattered_gradients import shattered_gradients
 
-__all__ = ["activations", "gradients"]
+__all__ = ["activations", "gradient_correlation", "gradients", "lambda_product", "shattered_gradients"]
