@@ -40,7 +40,7 @@ def device(cfg: Config) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu" and cfg.precision.name == "tf32":
-        raise Mistake("precision=tf32: only GPUs have it (allowed here: fp32, bf16)")
+        raise Mistake("precision=tf32: only GPUs have it (allowed here: fp32, bf16, fp64)")
     torch.set_num_threads(cfg.threads or THREADS)
     torch.set_flush_denormal(True)
     tensor_cores = "tf32" if cfg.precision.name == "tf32" else "ieee"

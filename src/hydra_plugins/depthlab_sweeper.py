@@ -66,7 +66,7 @@ class DepthlabSweeper(BasicSweeper):
         composed = [loader.load_sweep_config(self.config, job) for job in grid]
         plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
         jobs = {planned.run.path: (planned, job) for planned, job in zip(plans, grid, strict=True)}
-        done = {path: planned.run.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
+        done = {path: planned.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
         left = {path: job for path, (_, job) in jobs.items() if not done.get(path)}
         log.info(f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {len(jobs) - len(left)} done, {len(left)} to run")
         for summary in filter(None, done.values()):

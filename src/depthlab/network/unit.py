@@ -36,13 +36,16 @@ class Unit(nn.Module):
         """The norm or the layer with weights that ends F."""
         return next(m for m in reversed(self.branch) if getattr(m, "weight", None) is not None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def sides(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """h(x) and F(x), which the skip joins; no h in a plain unit."""
         a = self.before(x)
-        y = self.branch(a)
-        if self.skip is not None and self.shortcut is not None:
-            h = self.shortcut(a if isinstance(self.shortcut, nn.Sequential) else x)
-            y = self.skip(h, y)
-        return self.after(y)
+        if self.shortcut is None:
+            return None, self.branch(a)
+        return self.shortcut(a if isinstance(self.shortcut, nn.Sequential) else x), self.branch(a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, f = self.sides(x)
+        return self.after(f if self.skip is None else self.skip(h, f))
 
 
 @dataclass(frozen=True)

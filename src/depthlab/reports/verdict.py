@@ -110,7 +110,7 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     `within`), or against bounds (`least`, `most`).
     """
     metric, text, equals = claim["metric"], claim["claim"], claim.get("equals")
-    wanted = [claim["of"], *([equals] if isinstance(equals, Mapping) else [])]
+    wanted = [claim["of"], *([dict(equals)] if isinstance(equals, Mapping) else [])]
     found = [select(rows, facts) for facts in wanted]
     for facts, row in zip(wanted, found, strict=True):
         if row is None:

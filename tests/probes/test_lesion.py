@@ -1,0 +1,110 @@
+"""Deleted and swapped units against networks that are built so."""
+
+import copy
+
+import pytest
+import torch
+from test_inside import made
+from torch import nn
+
+from depthlab.errors import Mistake
+from depthlab.network import norm, skip, unit
+from depthlab.network.unit import Unit
+from depthlab.probes import lesion
+from depthlab.probes.lesion import replacing, without
+
+X, Y = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(24) % 10
+
+
+def error(net, y):
+    return 100 * (net.eval()(X).argmax(1) != y).double().mean().item()
+
+
+def trained(**keys):
+    """A network whose running statistics fit the images, and labels which it gets right, so that a unit matters."""
+    net = made(**keys)
+    for _ in range(20):
+        net.train()(X)
+    with torch.no_grad():
+        net.head.bias -= net.eval()(X).mean(0)  # so that all classes occur
+    return net, net.eval()(X).argmax(1)
+
+
+@pytest.mark.parametrize("order", [unit.original, unit.preact, unit.relu_before_addition, unit.bn_after_addition])
+def test_without_a_residual_unit_is_with_a_branch_of_zeros(order):
+    net, y = trained(depth=14, order=order)
+    found = lesion(net, X, y, 0.1, draws=1, seed=0)
+    assert found["base_error"] == pytest.approx(error(net, y))
+    for place, wounded in enumerate(found["error"]):
+        cut = copy.deepcopy(net)
+        cut.units[place].branch.append(Zero())
+        assert wounded == pytest.approx(error(cut, y))
+    assert len({*found["error"], found["base_error"]}) > 1
+    assert found["deleted_error"][0] == found["swapped_error"][0] == found["base_error"]
+    assert len(found["deleted_error"]) == 6
+    assert len(found["swapped_error"]) == 4
+
+
+class Zero(nn.Module):
+    def forward(self, x):
+        return torch.zeros_like(x)
+
+
+def test_without_a_plain_unit_is_the_network_without_it():
+    net, y = trained(depth=14, join=skip.none)
+    found = lesion(net, X, y, 0.1, draws=1, seed=0)
+    for place in (0, 1, 3, 5):  # those that keep the shape
+        cut, stage, inside = copy.deepcopy(net), place // 2, place % 2
+        cut.stages[stage][inside] = nn.Identity()
+        assert found["error"][place] == pytest.approx(error(cut, y))
+    x = torch.randn(2, 4, 8, 8).relu()
+    halved = without(net.units[2], x)
+    assert torch.equal(halved[:, :4], x[:, :, ::2, ::2])
+    assert not halved[:, 4:].any()
+
+
+def test_scaled_skips_keep_their_scale():
+    net = made(join=lambda channels: skip.scaled(channels, scale=0.5, branch=1.0), order=unit.preact)
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.equal(without(net.units[0], x), 0.5 * x)
+
+
+def test_all_units_but_one_and_counts():
+    net, y = trained(depth=8)
+    found = lesion(net, X, y, 0.1, draws=3, seed=1)
+    errors = []
+    for keep in range(3):
+        with replacing({u: lambda x, u=u: without(u, x) for i, u in enumerate(net.units) if i != keep}):
+            errors.append(error(net, y))
+    assert min(errors) - 1e-6 <= found["deleted_error"][2] <= max(errors) + 1e-6
+    assert found["median_cost"] == found["median_error"] - found["base_error"]
+    assert found["worst_error"] == max(found["error"])
+    assert found["harmless_share"] == sum(e - found["base_error"] < 1 for e in found["error"]) / 3
+
+
+def test_swapped_units_stand_in_each_others_place():
+    net, _ = trained(depth=20)
+    first, second = net.units[1], net.units[2]
+    with replacing({first: lambda x: Unit.forward(second, x), second: lambda x: Unit.forward(first, x)}):
+        found = net(X)
+    other = copy.deepcopy(net)
+    stage = other.stages[0]
+    stage[1], stage[2] = stage[2], stage[1]
+    assert torch.equal(found, other(X))
+    assert not torch.equal(found, net(X))
+
+
+@pytest.mark.parametrize("depth", [8, 14, 26])
+def test_costs_the_passes_that_it_states(depth):
+    net, passes = made(depth=depth), []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    lesion(net, X, Y, 0.1, draws=2, seed=0)
+    n = len(net.units)
+    assert len(passes) == 1 + n + 2 * (n - 1) + 2 * (n // 2)
+
+
+def test_fully_connected_and_the_same_draws_twice():
+    net, y = trained(depth=14, norms=norm.layer)
+    assert lesion(net, X, y, 0.1, draws=2, seed=4) == lesion(net, X, y, 0.1, draws=2, seed=4)
+    with pytest.raises(Mistake, match=r"probe\.lesion\.draws=0: at least 1"):
+        lesion(net, X, Y, 0.1, draws=0, seed=0)
