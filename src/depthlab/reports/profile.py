@@ -9,7 +9,10 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from depthlab.reports.collect import Result, Row
@@ -72,21 +75,35 @@ def course(rows: list[Row], spec: Spec) -> Figure:
 
 @rc_context(STYLE)
 def surface(rows: list[Row], spec: Spec) -> Figure:
-    """Contours of a value over two directions, one panel a row, of its first seed, all on one logarithmic scale."""
-    firsts = [next(r for r in row.results if _last(r, spec)) for row in rows]
-    columns = min(len(rows), 3)
-    lines = math.ceil(len(rows) / columns)
-    figure = Figure(figsize=(2.5 * columns, 2.5 * lines + 0.3), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    records = [_records(result, spec)[-1] for result in firsts]
+    """Contours of a value over two directions, one panel a row, of its first seed, all on one logarithmic scale that
+    ends at the value above which a twentieth of all lies; lines of round values are labelled (Li et al. 2018, Fig.
+    5).
+    """
+    by_depth = differ_in_depth(rows)
+    panels = [
+        (", ".join(filter(None, (title, key_of(row, inside, by_depth)))), row)
+        for title, inside in panels_of(rows).items()
+        for row in inside
+    ]
+    records = [_records(next(r for r in row.results if _last(r, spec)), spec)[-1] for _, row in panels]
     logs = [_logs(record[_key(spec)]) for record in records]
     finite = [v for values in logs for line in values for v in line if math.isfinite(v)]
     levels = _levels(min(finite), statistics.quantiles(finite, n=20)[-1] if len(finite) > 1 else max(finite))
-    for ax, row, record, values in zip(grid.flat, rows, records, logs, strict=False):
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(2.3 * columns + 0.6, 2.05 * lines + 0.2), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for ax, (title, _), record, values in zip(grid.flat, panels, records, logs, strict=False):
         _contours(ax, record, values, levels)
-        ax.set_title(row.label)
-    for ax in list(grid.flat)[len(rows) :]:
+        _label_contours(ax, record, values, levels)
+        ax.set_title(title)
+        ax.locator_params(nbins=4)
+    for ax in list(grid.flat)[len(panels) :]:
         ax.set_visible(False)
+    scale = ScalarMappable(Normalize(levels[0], levels[-1]), "viridis_r")
+    bar = figure.colorbar(scale, ax=grid, extend="max", fraction=0.05, aspect=30, pad=0.03)
+    bar.set_label(spec.get("ylabel", _key(spec).replace("_", " ")))
+    bar.set_ticks(_round(levels), labels=[f"{10**level:g}" for level in _round(levels)])
     return figure
 
 
@@ -163,11 +180,33 @@ def _levels(low: float, high: float) -> list[float]:
     return [low + (max(high - low, 1e-6)) * i / 14 for i in range(15)]
 
 
+def _label_contours(ax: Axes, record: dict[str, Any], logs: list[list[float]], levels: list[float]) -> None:
+    """Lines of round values, with their values."""
+    held = [[min(v, levels[-1] + 1) for v in line] for line in logs]
+    wanted = [level for level in _round(levels) if min(map(min, held)) < level < max(map(max, held))]
+    if wanted:
+        black: dict[str, Any] = {"colors": "black", "linewidths": 0.6, "linestyles": "solid"}
+        lines = ax.contour(record["alpha"], record["beta"], held, wanted, **black)
+        for label in ax.clabel(lines, fmt=lambda level: f"{10**level:g}", fontsize=6.5):
+            label.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
+
+
+def _round(levels: list[float]) -> list[float]:
+    """The logarithms of round values among levels: the powers of ten, or, where there are few, also 2 and 5 times."""
+    low, high = levels[0], levels[-1]
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for digits in ((1,), (1, 2, 5)):
+        found = [v for power in powers for digit in digits if low <= (v := power + math.log10(digit)) <= high]
+        if len(found) >= 3:
+            return found
+    return [low, high]
+
+
 def _contours(ax: Axes, record: dict[str, Any], logs: list[list[float]], levels: list[float]) -> None:
     x, y = record.get("alpha", range(len(logs[0]))), record.get("beta", range(len(logs)))
     held = [[min(max(v, levels[0]), levels[-1]) if math.isfinite(v) else levels[-1] for v in line] for line in logs]
     ax.contourf(x, y, held, levels, cmap="viridis_r")
-    ax.contour(x, y, held, levels, colors="white", linewidths=0.35)
+    ax.contour(x, y, held, levels, colors="white", linewidths=0.35, linestyles="solid")
     ax.set_aspect("equal")
     ax.grid(visible=False)
 
