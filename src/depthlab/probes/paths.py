@@ -2,103 +2,83 @@
 
 import math
 import statistics
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import accumulate, combinations
+from collections.abc import Collection, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
 from depthlab.network.unit import Unit
-from depthlab.probes.inside import Values, growth, recorded
+from depthlab.probes.inside import Values, recorded
+from depthlab.probes.lesion import replacing
 
 HELD = 0.95
 """Share of the gradient that the effective paths hold."""
 
 
-def paths(net: Network, x: Tensor, y: Tensor, rate: float, *, samples: int, seed: int) -> Values:
-    """Paths through n units, of which each goes through a unit's branch or around it through the shortcut: 2^n, and
-    as many branches as it passes, so long it is. Lists hold a value for each length from 0 to n.
+def paths(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed: int) -> Values:
+    """Paths through n units: each passes a unit through its branch or around it through the shortcut, which makes
+    2^n, and its length is the number of branches. Lists hold a value for each length from 0 to n.
 
-    `count_share`: of all paths, C(n, k) / 2^n. `gradient`: mean Euclidean norm of the cross-entropy's gradient that
-    comes along one path to the first unit's input, in training mode, over `samples` paths drawn from `seed`, or over
-    all where they are no more. `gradient_share`: C(n, k) gradient[k], as a share of the sum over k. `mean_length`: the
-    length's mean under these shares; `relative_length`: as a share of n, 0.5 if all paths carried alike.
-    `effective_from`, `effective_to`: the lengths between which lies the gradient without a fortieth at either end;
-    `effective_share`: what share of all paths they are. `gradient_factor`: the growth of a path's gradient with each
-    branch (geometric mean). The mean length and what follows is left out where no gradient arrives.
+    `count_share`: of all paths, C(n, k) / 2^n. `gradient`: Euclidean norm of the cross-entropy's gradient that comes
+    along one path to the first unit's input, in training mode, mean over `draws` random paths drawn from `seed`.
+    `gradient_share`: C(n, k) gradient[k], as a share of the sum over k. `mean_length`, `mean_count_length`: the mean
+    length under these shares and under `count_share`. `effective_from`, `effective_to`: the shortest run of lengths
+    that holds 95 % of the gradient; `effective_share`: what share of all paths they are.
 
-    A plain network is one path, of length n. Costs one pass forward and n samples back. Raises Mistake if `samples` is
-    not positive.
+    A plain network is one path, of length n. Costs draws (n + 1) passes forward and back. Raises Mistake if `draws`
+    is not positive.
     """
-    if samples < 1:
-        raise Mistake(f"probe.paths.samples={samples}: at least 1")
+    if draws < 1:
+        raise Mistake(f"probe.paths.draws={draws}: at least 1")
     net.train()
-    n, random = len(net.units), torch.Generator().manual_seed(seed)
-    plain = all(unit.skip is None for unit in net.units)
-    with gated(net.units) as through, recorded(net.units[:1], inputs=True) as first:
-        loss = functional.cross_entropy(net(x), y)
-
-    def norm(path: Iterable[int]) -> float:
-        through.clear()
-        through.update(path)
-        (gradient,) = torch.autograd.grad(loss, first, retain_graph=True)
-        return gradient.norm().item()
-
+    units, random = net.units, torch.Generator().manual_seed(seed)
+    n, plain = len(units), all(unit.skip is None for unit in units)
     gradient = [0.0] * (n + 1)
     for k in tqdm([n] if plain else range(n + 1), "paths", unit=" lengths", disable=None, leave=False):
-        gradient[k] = statistics.fmean(map(norm, of_length(k, n, samples, random)))
+        sets = [torch.randperm(n, generator=random)[:k].tolist() for _ in range(draws)]
+        norms = [path_gradient(net, x, y, {units[i] for i in places}).norm().item() for places in sets]
+        gradient[k] = statistics.fmean(norms)
     counts = [float(k == n) if plain else math.comb(n, k) / 2**n for k in range(n + 1)]
-    values: Values = {"count_share": counts, "gradient": gradient}
     carried = [count * g for count, g in zip(counts, gradient, strict=True)]
-    if not 0 < sum(carried) < math.inf:
-        return values
-    shares = [value / sum(carried) for value in carried]
-    length = sum(k * share for k, share in enumerate(shares))
-    start, end = (bisect_left(list(accumulate(shares)), edge) for edge in ((1 - HELD) / 2, (1 + HELD) / 2))
-    return values | {
+    shares = [value / (sum(carried) or math.nan) for value in carried]
+    start, end = _shortest(shares)
+    return {
+        "count_share": counts,
+        "gradient": gradient,
         "gradient_share": shares,
-        "mean_length": length,
-        "relative_length": length / n,
+        "mean_count_length": sum(k * share for k, share in enumerate(counts)),
+        "mean_length": sum(k * share for k, share in enumerate(shares)),
         "effective_from": start,
         "effective_to": end,
         "effective_share": sum(counts[start : end + 1]),
-        "gradient_factor": growth(gradient, n),
     }
 
 
-@contextmanager
-def gated(units: Sequence[Unit]) -> Iterator[set[int]]:
-    """A pass forward inside is the usual one. On each way back from it, also afterwards, the gradient passes the units
-    whose places the set then holds through their branches alone, all others through their shortcuts alone.
+def path_gradient(net: Network, x: Tensor, y: Tensor, chosen: Collection[Unit]) -> Tensor:
+    """The cross-entropy's gradient at the first unit's input that comes back through the branches of the `chosen`
+    units and the shortcuts of the others. The pass forward is the usual one; a plain unit has only its branch.
     """
-    through: set[int] = set()
-
-    def gate(place: int) -> nn.Module | None:
-        def split(skip: nn.Module, joined: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            h, f = (tensor.view_as(tensor) for tensor in joined)
-            h.register_hook(lambda gradient: torch.zeros_like(gradient) if place in through else gradient)
-            f.register_hook(lambda gradient: gradient if place in through else torch.zeros_like(gradient))
-            return h, f
-
-        return split
-
-    hooks = [u.skip.register_forward_pre_hook(gate(i)) for i, u in enumerate(units) if u.skip is not None]
-    try:
-        yield through
-    finally:
-        for hook in hooks:
-            hook.remove()
+    torch.manual_seed(0)
+    halves = {unit: partial(_one_way, unit, unit in chosen) for unit in net.units}
+    with replacing(halves), recorded(net.units[:1], inputs=True) as first:
+        loss = functional.cross_entropy(net(x), y)
+    return torch.autograd.grad(loss, first)[0]
 
 
-def of_length(k: int, n: int, samples: int, random: torch.Generator) -> Iterator[Sequence[int]]:
-    """Paths through k of n branches: all where they are at most `samples`, else so many random ones."""
-    if math.comb(n, k) <= samples:
-        yield from combinations(range(n), k)
-    else:
-        yield from (torch.randperm(n, generator=random)[:k].tolist() for _ in range(samples))
+def _one_way(unit: Unit, through: bool, x: Tensor) -> Tensor:
+    h, f = unit.sides(x)
+    if h is None or unit.skip is None:
+        return unit.after(f)
+    return unit.after(unit.skip(h.detach(), f) if through else unit.skip(h, f.detach()))
+
+
+def _shortest(shares: Sequence[float]) -> tuple[int, int]:
+    """First and last place of the shortest run that holds the effective share; all where none does."""
+    places = range(len(shares))
+    runs = [(start, start + length) for length in places for start in range(len(shares) - length)]
+    return next((run for run in runs if sum(shares[run[0] : run[1] + 1]) >= HELD), (0, len(shares) - 1))
