@@ -76,7 +76,7 @@ def test_a_list_is_drawn_over_its_places_with_theory_beside_it(folder):
         [7, 7, 7, 7],
     ]
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("layer", "sizes", "linear")
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["20 layers", "56 layers"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["theory", "20 layers", "56 layers"]
 
 
 def test_a_number_is_drawn_over_the_iterations(folder):

@@ -12,13 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from depthlab.reports.collect import Result, Row
 from depthlab.reports.figure import OKABE_ITO, STYLE, add_legend, differ_in_depth, key_of, panels_of, styles_of
 from depthlab.reports.verdict import matches
 
+THEORY: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (4, 2))}
 Spec = dict[str, Any]
 """A figure of an experiment: `y` (probe.key), `title`; maybe `x`, `ylabel`, `log`, `first` (the index of the first
 value), `of` (facts of the rows to show), `theory` (each `of`, and `factor`, `step` or `value`, maybe `at`,
@@ -152,8 +154,11 @@ def _panels(rows: list[Row], spec: Spec) -> tuple[Figure, list[tuple[Axes, list[
             ax.set_ylabel(spec.get("ylabel", _key(spec).replace("_", " ")))
         if spec.get("log"):
             ax.yaxis.set_major_formatter(FuncFormatter(_power))
-        if len(inside) > 1 or len(parts) == 1:
-            add_legend(ax, styles, 46 if columns < 3 else 30)
+            ax.yaxis.set_minor_formatter(NullFormatter())
+        laws = [law for law in spec.get("theory", []) if any(matches(row, law.get("of", {})) for row in inside)]
+        dashes = [Line2D([], [], label="theory", **THEORY)] if laws else []
+        if len(inside) > 1 or len(parts) == 1 or dashes:
+            add_legend(ax, styles, 46 if columns < 3 else 30, dashes)
         found.append((ax, inside, look))
     for ax in grid[len(parts) :]:
         ax.set_visible(False)
@@ -168,7 +173,7 @@ def _theory(ax: Axes, x: Sequence[float], means: Sequence[float], law: dict[str,
     away = [at - i if law.get("backwards") else i - at for i in range(len(x))]
     line = [means[at] * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
     line = [law["value"]] * len(x) if "value" in law else line
-    ax.plot(x, line, color="black", linewidth=0.9, linestyle=(0, (4, 2)), zorder=3, label="theory")
+    ax.plot(x, line, zorder=3, label="theory", **THEORY)
 
 
 def _power(value: float, _: object) -> str:
