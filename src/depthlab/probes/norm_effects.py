@@ -28,7 +28,7 @@ def norm_effects(
     layer's channels; the root mean square over layers. `noise_exponent`: the slope of its logarithm over that of the
     size: -1/2 where the images of a batch are independent; nan with a single size.
     `effective_rates`: rate / |w|^2, the rate at which a layer turns whose weights' scale does not matter (van
-    Laarhoven 2017, section 3; Hoffer et al. 2018); `effective_rate`: the mean.
+    Laarhoven 2017; Hoffer et al. 2018); `effective_rate`: the mean.
     Costs a pass forward and back a layer and one more, and draws x sum(sizes) images forward. Raises Mistake on a
     factor that is not positive, fewer than 2 draws, no size or one below 2.
     """
