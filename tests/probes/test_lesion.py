@@ -1,19 +1,25 @@
 """Deleted and swapped units against networks that are built so."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from test_inside import made
+from test_inside import made, same, snapshot
 from torch import nn
 
+import depthlab.data
 from depthlab.errors import Mistake
+from depthlab.measure import Probe
 from depthlab.network import norm, skip, unit
 from depthlab.network.unit import Unit
-from depthlab.probes import lesion
-from depthlab.probes.lesion import replacing, without
+from depthlab.probes import lesion, paths
+from depthlab.probes.lesion import alike, kendall_tau, permuted, replacing, without
 
 X, Y = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(24) % 10
+DATA = depthlab.data.synthetic(
+    torch.device("cpu"), classes=4, channels=3, size=8, images=32, test_images=8, augment=False
+)
 
 
 def error(net, y):
@@ -108,3 +114,29 @@ def test_fully_connected_and_the_same_draws_twice():
     assert lesion(net, X, y, 0.1, draws=2, seed=4) == lesion(net, X, y, 0.1, draws=2, seed=4)
     with pytest.raises(Mistake, match=r"probe\.lesion\.draws=0: at least 1"):
         lesion(net, X, Y, 0.1, draws=0, seed=0)
+
+
+def test_an_order_is_the_network_with_its_units_in_that_order():
+    net, _ = trained(depth=20)
+    other = copy.deepcopy(net)
+    stage = other.stages[0]
+    stage[0], stage[1], stage[2] = stage[1], stage[2], stage[0]
+    with replacing(permuted(net.units, [1, 2, 0, *range(3, 9)])):
+        found = net(X)
+    assert torch.equal(found, other(X))
+    assert alike(net.units) == [(0, 1), (0, 2), (1, 2), (4, 5), (7, 8)]
+    assert kendall_tau([1, 2, 0]) == pytest.approx(-1 / 3)
+
+
+@pytest.mark.parametrize("join", [skip.identity, skip.none, lambda c: skip.dropout(c, p=0.5, rescale=False)])
+@pytest.mark.parametrize("measure", [lesion, paths])
+def test_the_network_is_left_as_it_was(measure, join):
+    net = made(depth=14, join=join)
+    net(X).sum().backward()
+    net.units[1].eval()
+    before, probe = snapshot(net), Probe("made", partial(measure, draws=2, seed=0), None, "train", 16)
+    first = probe(net, DATA, 0.1)
+    assert same(before, snapshot(net))
+    assert not any("forward" in vars(u) for u in net.units)
+    torch.rand(3)
+    assert probe(net, DATA, 0.1) == first
