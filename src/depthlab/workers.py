@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import resource_tracker
 from types import FrameType
@@ -29,10 +29,12 @@ class Job:
     """A run, called by a launcher: in the sweep's process, in a worker that does one after another, or elsewhere."""
 
     task: Callable[[Any], Any]
+    typed: list[str] = field(default_factory=lambda: sys.argv)
     stopped: ClassVar[bool] = False
     """Whether this worker was told to stop; it leaves the next runs for another time."""
 
     def __call__(self, cfg: Any) -> Any:
+        sys.argv = self.typed  # so that a stopped run tells what continues it
         try:
             return self.task(cfg) if multiprocessing.parent_process() is None else self._in_worker(cfg)
         except Exception as error:
