@@ -1,6 +1,7 @@
 """When a probe is due, and that a run does not notice it."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -182,6 +183,8 @@ def test_an_interrupted_probe_is_measured_again(command, monkeypatch):
         ),
         ("probe=gradients probe.gradients.sizes=[1]", "each from 2 to"),
         ("probe.gradients.images=3", "probe.gradients"),
+        ("+probe.gradients=3", "probe.gradients: choose it as probe=[gradients]"),
+        ("+probe.gradients.images=3", "probe.gradients: choose it as probe=[gradients]"),
     ],
 )
 def test_mistakes_are_one_line(command, typed, said):
@@ -189,3 +192,38 @@ def test_mistakes_are_one_line(command, typed, said):
     assert result.code == 2
     assert result.err.count("\n") == 1
     assert said in result.err
+
+
+def test_settings_that_fail_at_the_end_lose_nothing(command):
+    """What a probe cannot do is said, the trained network is saved, and the same command without it goes on."""
+    options = ("probe=lesion", "probe.lesion.draws=0")
+    assert command(*SHORT, *options).code == 2
+    run = outcome()[2]
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 14
+    assert "14 iterations" in command(*SHORT).out
+
+
+def test_a_second_look_at_initialisation_keeps_the_first(command):
+    for images in (16, 32):
+        assert command(*SHORT, "epochs=0", "probe=gradients", f"probe.gradients.images={images}").code == 0
+    (run,) = Path("outputs/digits").glob("resnet*")
+    assert [look["settings"]["images"] for look in looks(run, "gradients")] == [16, 32]
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_ctrl_c_in_a_probe_leaves_the_next_one_for_later(command, monkeypatch):
+    import signal
+
+    from depthlab.probes import inside
+
+    def interrupted(*given):
+        signal.raise_signal(signal.SIGINT)
+
+    module = sys.modules["depthlab.probes.activations"]  # the package has a function of this name
+    monkeypatch.setattr(module, "growth", interrupted)
+    assert command(*SHORT, "probe=[activations,gradients]").code == 130
+    (run,) = Path("outputs/digits").glob("resnet*")
+    assert not [*run.glob("probe-*")]
+    monkeypatch.setattr(module, "growth", inside.growth)
+    assert command(*SHORT, "probe=[activations,gradients]").code == 0
+    assert {len(looks(run, name)) for name in ("activations", "gradients")} == {3}

@@ -127,11 +127,12 @@ def _train(
     facts["parameters"] = sum(p.numel() for p in net.parameters())
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 
-    state, clock, records = State(net, sgd(net, cfg.recipe)), Clock(), []
+    state, clock, records, limit = State(net, sgd(net, cfg.recipe)), Clock(), [], 0.0
     digest = config.digest(planned.config)
     if home.checkpoint.exists():
         clock = Clock(**checkpoint.load(home.checkpoint, state, digest=digest)["clock"])
-        records = [r for r in home.records() if r["step"] < state.next_record]
+        limit = math.inf if done else state.next_record  # only probes are left of what is done
+        records = [r for r in home.records() if r["step"] < limit]
     home.keep(records)
     describe.reset_peak_memory(where)
     for line in describe.announcement(planned, images, steps, state.step, facts):
@@ -139,8 +140,8 @@ def _train(
 
     splits = tuple(split for split in images.splits if split != "train" or cfg.evaluate_train)
     over = bool(records) and (records[-1]["step"] == steps or "diverged_at" in records[-1])
-    for probe in planned.probes:
-        home.keep([r for r in home.records(probe.name) if r["step"] < state.next_record], probe.name)
+    for probe in home.probes():
+        home.keep([r for r in home.records(probe) if r["step"] < limit], probe)
     half = partial(torch.autocast, where.type, torch.bfloat16)
     training = train(
         state,
@@ -161,7 +162,12 @@ def _train(
         checkpoint.save(home.checkpoint, state, digest=digest, clock=vars(clock))
 
     def measure() -> None:
-        for probe in due(planned.probes, home, records, state.step, steps):
+        looks = due(planned.probes, home, records, state.step, steps)
+        if looks and not done:
+            save()  # whatever happens in a probe
+        for probe in looks:
+            if interruption.signal is not None:
+                return
             rate, epoch = state.optimizer.param_groups[0]["lr"], records[-1]["epoch"] if records else 0.0
             with interruption.at_once():
                 values = probe(net, images, rate)
@@ -173,7 +179,8 @@ def _train(
 
     def stop_if_told() -> None:
         if interruption.signal is not None:
-            save()
+            if not interruption.broke:  # else it was saved before the probe, which may not have tidied up
+                save()
             progress.close()
             again = shlex.join(["python", *sys.argv])
             log.info(f"stopped and saved at iteration {state.step:,} of {steps:,}; to continue: {again}")

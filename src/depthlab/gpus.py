@@ -9,7 +9,7 @@ from pathlib import Path
 
 @cache
 def take(count: int) -> int:
-    """The one of `count` visible GPUs on which the fewest processes of ours run, this process's until it ends."""
+    """One of `count` visible GPUs, a free one if there is one, this process's until it ends."""
     if count == 1:
         return 0
     import fcntl
@@ -18,7 +18,7 @@ def take(count: int) -> int:
     names = shown.split(",") if shown else list(map(str, range(count)))
     for turn in itertools.count():  # all taken: a second process on each, then a third
         for index, name in enumerate(names[:count]):
-            path = Path(tempfile.gettempdir(), f"depthlab-{os.getuid()}-gpu-{name}-{turn}")
+            path = Path(tempfile.gettempdir(), f"depthlab-{os.getuid()}-gpu-{name.replace('/', '_')}-{turn}")
             lock = os.open(path, os.O_CREAT | os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -52,13 +52,14 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.waits = True
+        self.waits, self.broke = True, False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             raise SystemExit(128 + number)
         self.signal = number
         if not self.waits:
+            self.broke = True
             raise KeyboardInterrupt
         os.write(2, b"\nstopping after this iteration; once more stops at once\n")
 

@@ -86,6 +86,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         values["recipe"]["iterations"] = None
     measures = []
     for name, node in values["probe"].items():
+        if not isinstance(node, dict) or not {*HOUSE} <= {*node}:
+            raise Mistake(f"probe.{name}: choose it as probe=[{name}]")
         settings = {key: node[key] for key in node.keys() - HOUSE}
         measure = config.bind(probes, settings | {"name": name}, f"probe.{name}")
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}

@@ -29,6 +29,7 @@ def run(folder, depth=20, skip="none", seed=0, train=(80.0, 40.0, 10.0), test=(8
     seen = [(v, i + 1.0) for i, v in enumerate(finite[1]) if v is not None]
     summary = {
         "status": more.get("status", "finished"),
+        "iterations": 100 * len(train),
         "choices": choices,
         "depth": depth,
         "final": {"train_error": finite[0][-1], "test_error": finite[1][-1]},

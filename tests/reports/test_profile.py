@@ -39,7 +39,8 @@ def looks(depth, seed):
     sizes = [2.0**i + 0.1 * seed for i in range(4)]
     surface = [[1.0 + a * a + b * b for a in range(3)] for b in range(3)]
     values = {"sizes": sizes, "loss": surface, "alpha": [-1, 0, 1], "beta": [-1, 0, 1]}
-    return [{"factor": 9.0} | values, {"factor": (2 if depth == 20 else 1.2) + 0.01 * seed} | values]
+    end = {"factor": (2 if depth == 20 else 1.2) + 0.01 * seed}
+    return [{"factor": 9.0} | values, {"factor": 9.0} | values, end | values]
 
 
 @pytest.fixture
@@ -81,8 +82,8 @@ def test_a_list_is_drawn_over_its_places_with_theory_beside_it(folder):
 
 def test_a_number_is_drawn_over_the_iterations(folder):
     (ax,) = drawn({"y": "inside.factor", "title": "factor"}, made(folder)).axes
-    assert list(ax.lines[1].get_xdata()) == [100, 200]
-    assert list(ax.lines[1].get_ydata()) == pytest.approx([9, 1.21])
+    assert list(ax.lines[1].get_xdata()) == [100, 200, 300]
+    assert list(ax.lines[1].get_ydata()) == pytest.approx([9, 9, 1.21])
     assert ax.get_xlabel() == "iterations"
 
 
@@ -106,7 +107,7 @@ def test_verdicts_and_columns(folder):
     assert found["it halves"][0] == "contradicted"
     assert found["it is bounded"] == ("reproduced", "inside.factor 1.21 ± 0.01 against at least 1, 3 seeds")
     assert found["both grow alike"][0] == "contradicted"
-    assert found["nobody looked"] == ("not run", "inside.other was not measured")
+    assert found["nobody looked"] == ("not run", "inside.other was not measured, or is no number")
     assert found["nobody ran"] == ("not run", "no run of depth=110")
     heading, *cells = table(sheet)
     assert heading[-1] == "factor"
@@ -132,10 +133,52 @@ def test_measured_at_initialisation_alone_there_are_no_errors(tmp_path):
 def test_other_settings_are_left_out_and_a_broken_probe_is_named(folder):
     files = sorted(folder.glob("*/probe-inside.jsonl"))
     with files[0].open("a") as file:
-        file.write(json.dumps({"step": 100, "settings": {"images": 8}, "factor": 5.0}) + "\n")
+        file.write(json.dumps({"step": 300, "settings": {"images": 8}, "factor": 5.0}) + "\n")
     files[1].write_text("nonsense\n")
     results, _, broken = load(folder)
     assert len(results) == 5
     assert results[0].value("inside.factor") == 5.0
     assert len(results[0].probes["inside"]) == 1
     assert files[1].parent.name in broken[0]
+
+
+def word(folder, claim):
+    (sheet,) = gather(folder, EXPERIMENT | {"claims": [{"claim": "c", "metric": "inside.factor"} | claim]}).sheets
+    return sheet.verdicts[0].word
+
+
+def test_a_diverged_seed_decides_nothing(tmp_path):
+    for seed, status in enumerate(("finished", "diverged", "diverged")):
+        found = {"inside": [{"factor": 1.0}] * 3} if status == "finished" else {}
+        run(tmp_path / "inside", 20, seed=seed, status=status, probes=found)
+    assert word(tmp_path / "inside", {"of": {"depth": 20}, "least": 1}) == "undecided"
+    assert word(tmp_path / "inside", {"of": {"depth": 20}, "equals": 1, "within": 0.1}) == "undecided"
+
+
+def test_a_look_in_the_middle_is_not_the_end(tmp_path):
+    run(tmp_path / "inside", 20, probes={"inside": [{"factor": 1.0}]})  # at iteration 100 of 300
+    assert word(tmp_path / "inside", {"of": {"depth": 20}, "least": 0}) == "not run"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ({0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 2.0, 2: 3.0}, "reproduced"),
+        ({0: 1.0, 1: 2.0}, {1: 2.0, 2: 9.0}, "reproduced"),  # the seed in common
+        ({0: 6.0, 1: 1.0, 2: 1.0}, {0: 1.0, 1: 6.0, 2: 1.0}, "undecided"),  # differences that cancel
+        ({0: 2.0, 1: 3.0, 2: 4.1}, {0: 1.0, 1: 2.0, 2: 3.0}, "contradicted"),
+        ({0: 1.0}, {1: 1.0}, "not run"),
+    ],
+)
+def test_rows_are_compared_seed_by_seed(tmp_path, first, second, expected):
+    for depth, values in ((20, first), (56, second)):
+        for seed, value in values.items():
+            run(tmp_path / "inside", depth, seed=seed, probes={"inside": [{"factor": value}] * 3})
+    assert word(tmp_path / "inside", {"of": {"depth": 20}, "equals": {"depth": 56}, "within": 0.1}) == expected
+
+
+def test_a_course_runs_forward_whatever_seed_looked_more_often(tmp_path):
+    run(tmp_path / "inside", 20, seed=0, probes={"inside": [{"factor": 1.0}, {"factor": 1.0, "step": 300}]})
+    run(tmp_path / "inside", 20, seed=1, probes={"inside": [{"factor": 1.0}] * 3})
+    (ax,) = drawn({"y": "inside.factor", "title": "factor"}, made(tmp_path / "inside")).axes
+    assert list(ax.lines[0].get_xdata()) == [100, 200, 300]

@@ -132,4 +132,4 @@ def error_with(lesion: Lesion, net: Network, x: Tensor, y: Tensor) -> float:
 def over_draws(values: Sequence[float], draws: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each `draws` values that follow one another."""
     table = torch.tensor(values, dtype=torch.float64).view(-1, draws)
-    return table.mean(1).tolist(), table.std(1, correction=0).tolist()
+    return (table.mean(1).tolist(), table.std(1, correction=0).tolist()) if values else ([], [])

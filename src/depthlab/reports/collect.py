@@ -30,12 +30,17 @@ class Result:
         """What can be selected: what decides the result (`depth`, `skip.scale`) and the chosen options (`skip`)."""
         return identity(self.config) | self.summary["choices"]
 
+    def at_end(self, probe: str) -> list[Record]:
+        """What a probe measured at the run's last iteration, in a list that is empty if it did not look there."""
+        return [r for r in self.probes.get(probe, []) if r.get("step") == self.summary.get("iterations")]
+
     def value(self, metric: str) -> float:
         """A metric of the last epoch, errors in %, or a probe's last number, `probe.key`; nan if it was not measured;
         100 % or infinite if the run diverged before it was.
         """
         probe, _, key = metric.rpartition(".")
-        value = (self.probes.get(probe) or [{}])[-1].get(key) if probe else self.summary["final"].get(metric)
+        looks = self.at_end(probe)
+        value = looks[-1].get(key) if looks else None if probe else self.summary["final"].get(metric)
         if value is None and self.summary["status"] == "diverged":
             return 100.0 if metric.endswith("_error") else math.inf
         return math.nan if value is None else value

@@ -67,7 +67,7 @@ def course(rows: list[Row], spec: Spec) -> Figure:
             for result in row.results:
                 for record in _records(result, spec):
                     by_step.setdefault(record["step"], []).append(_number(record[_key(spec)]))
-            steps, columns = list(by_step), list(by_step.values())
+            steps, columns = zip(*sorted(by_step.items()), strict=True)
             colour, marker = look[row.label]
             ax.fill_between(steps, *_band(columns), color=colour, alpha=0.18, linewidth=0)
             means = [statistics.fmean(column) for column in columns]
@@ -237,5 +237,6 @@ def _records(result: Result, spec: Spec) -> list[dict[str, Any]]:
 
 
 def _last(result: Result, spec: Spec) -> list[Any]:
-    """The value at the end, in a list; empty if it was not measured."""
-    return [record[_key(spec)] for record in _records(result, spec)[-1:]]
+    """The value at the end, in a list; empty if it was not measured there."""
+    probe, _, key = spec["y"].partition(".")
+    return [record[key] for record in result.at_end(probe)[-1:] if record.get(key) is not None]

@@ -117,16 +117,26 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
             return Verdict(text, "not run", f"no run of {told(facts)}")
     values, *others = [row.values(metric) for row in found if row]
     if any(map(math.isnan, [v for seeds in (values, *others) for v in seeds])):
-        return Verdict(text, "not run", f"{metric} was not measured")
-    for other in others:  # seed by seed
-        values, metric, equals = [a - b for a, b in zip(values, other, strict=False)], f"difference in {metric}", 0.0
+        return Verdict(text, "not run", f"{metric} was not measured, or is no number")
+    gone = sum(map(math.isinf, [v for seeds in (values, *others) for v in seeds]))
+    if gone:
+        return Verdict(text, "undecided", f"{metric}: {gone} seed{'s' * (gone > 1)} diverged")
     low, high = claim.get("least", -math.inf), claim.get("most", math.inf)
     against = " and ".join(f"at {side} {claim[side]:g}" for side in ("least", "most") if side in claim)
+    if others:  # seed by seed: no difference makes up for another
+        one, two = ({r.summary["seed"]: r.value(metric) for r in row.results} for row in found if row)
+        values = [one[seed] - two[seed] for seed in one.keys() & two.keys()]
+        if not values:
+            return Verdict(text, "not run", "no seed in common")
+        metric, equals = f"difference in {metric}", 0.0
     if equals is not None:
         low, high = equals - claim["within"], equals + claim["within"]
         against = f"{equals:.5g} (to within {claim['within']:g})"
+    word = _inside(values, low, high)
+    if others and word == "reproduced" and not all(low <= value <= high for value in values):
+        word = "undecided"
     seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
-    return Verdict(text, _inside(values, low, high), f"{metric} {shown(values, metric)} against {against}, {seeds}")
+    return Verdict(text, word, f"{metric} {shown(values, metric)} against {against}, {seeds}")
 
 
 def shown(values: list[float], metric: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.data.dataset import DataSet
+from depthlab.errors import Mistake
 from depthlab.training.recipe import PARTS, Recipe, Schedule, learning_rate, still_warm
 
 EVALUATION_BATCH = 500
@@ -60,6 +61,9 @@ class State:
 
 def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD with momentum; weight decay, and the schedule, on the parts of the network that the recipe names."""
+    for key, part in (("decay_on", recipe.decay_on), ("schedule_on", recipe.schedule_on or "all")):
+        if not any(p.dim() >= PARTS[part] for p in net.parameters()):
+            raise Mistake(f"recipe.{key}={part}: this network has none")
     decayed, scheduled = PARTS[recipe.decay_on], PARTS[recipe.schedule_on or "all"]
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in sorted(net.parameters(), key=lambda p: p.dim() < decayed):  # the decayed first

@@ -28,6 +28,6 @@ def one_cycle(step: int, steps: int, *, rise: float, start: float, end: float) -
     return low + (1 - low) * (1 - math.cos(math.pi * position)) / 2
 
 
-def exponential(step: int, steps: int, *, growth: float, start: float) -> float:
+def exponential(step: int, steps: int, *, growth: float, start: float | None = None) -> float:
     """`growth` to the power of the iteration, counted from `start` (Li & Arora 2019)."""
-    return growth ** (step + start)
+    return growth ** (step + (start or 0))
