@@ -78,8 +78,7 @@ def course(rows: list[Row], spec: Spec) -> Figure:
 @rc_context(STYLE)
 def surface(rows: list[Row], spec: Spec) -> Figure:
     """Contours of a value over two directions, one panel a row, of its first seed, all on one logarithmic scale that
-    ends at the value above which a twentieth of all lies; lines of round values are labelled (Li et al. 2018, Fig.
-    5).
+    ends where a fifth of all values lies above; lines of round values are labelled (Li et al. 2018, Fig. 5).
     """
     by_depth = differ_in_depth(rows)
     panels = [
@@ -90,7 +89,7 @@ def surface(rows: list[Row], spec: Spec) -> Figure:
     records = [_records(next(r for r in row.results if _last(r, spec)), spec)[-1] for _, row in panels]
     logs = [_logs(record[_key(spec)]) for record in records]
     finite = [v for values in logs for line in values for v in line if math.isfinite(v)]
-    levels = _levels(min(finite), statistics.quantiles(finite, n=20)[-1] if len(finite) > 1 else max(finite))
+    levels = _levels(min(finite), statistics.quantiles(finite, n=5)[-1] if len(finite) > 1 else max(finite))
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(2.3 * columns + 0.6, 2.05 * lines + 0.2), layout="constrained")
