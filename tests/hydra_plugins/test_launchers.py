@@ -24,8 +24,11 @@ installed = {
 
 @pytest.fixture
 def started():
-    """`started(folder, *options)` is a sweep in a process group of its own."""
+    """`started(folder, *options)` is a sweep in a process group of its own, which hears Ctrl-C even if the tests run in a
+    shell's background, where it is ignored.
+    """
     with ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
 
         def start(folder, *options):
             process = subprocess.Popen(
