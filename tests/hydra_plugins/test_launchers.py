@@ -24,8 +24,9 @@ installed = {
 
 @pytest.fixture
 def started():
-    """`started(folder, *options)` is a sweep in a process group of its own, which hears Ctrl-C even if the tests run in a
-    shell's background, where it is ignored.
+    """`started(folder, *options)` is a sweep in a process group of its own.
+
+    It hears Ctrl-C even if the tests run in a shell's background, where that is ignored.
     """
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
