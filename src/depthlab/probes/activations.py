@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from depthlab.network.resnet import Network
-from depthlab.probes.inside import Values, growth, layers, recorded
+from depthlab.probes.inside import Values, growth, layers, nonlinearities, recorded
 
 
 @torch.no_grad()
@@ -21,12 +21,11 @@ def activations(net: Network, x: Tensor, y: Tensor, rate: float) -> Values:
     """
     net.train()
     units, responses = net.units, [response for *_, response in layers(net)]
-    acts = [module for name, module in net.named_modules() if name.rpartition(".")[2].startswith("act")]
     with (
         recorded(units[:1], inputs=True) as first,
         recorded(units) as outputs,
         recorded(responses) as answers,
-        recorded(acts) as after,
+        recorded(nonlinearities(net)) as after,
     ):
         net(x)
     signals = [*first, *outputs]

@@ -8,7 +8,7 @@ from torch import Tensor
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
 from depthlab.probes.constant import constant_statistics
-from depthlab.probes.inside import Values, growth, recorded
+from depthlab.probes.inside import Values, growth, nonlinearities, recorded
 
 
 def gradient_correlation(net: Network, x: Tensor, y: Tensor, rate: float) -> Values:
@@ -26,12 +26,11 @@ def gradient_correlation(net: Network, x: Tensor, y: Tensor, rate: float) -> Val
     """
     if len(x) < 2:
         raise Mistake(f"probe.gradient_correlation.images={len(x)}: at least 2, of which pairs are made")
-    acts = [module for name, module in net.named_modules() if name.rpartition(".")[2].startswith("act")]
     with (
         constant_statistics(net),
         recorded(net.units, inputs=True) as inputs,
         recorded(net.units[-1:]) as outputs,
-        recorded(acts) as active,
+        recorded(nonlinearities(net)) as active,
     ):
         logits = net(x)
     found = [_moments(gradient) for gradient in torch.autograd.grad(logits[:, 0].sum(), [*inputs, *outputs])]

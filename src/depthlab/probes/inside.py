@@ -54,6 +54,11 @@ def layers(net: Network) -> list[tuple[str, nn.Module, nn.Module]]:
     return found
 
 
+def nonlinearities(net: Network) -> list[nn.Module]:
+    """The activations of the stem, of each unit and of the tail, in their order."""
+    return [module for name, module in net.named_modules() if name.rpartition(".")[2].startswith("act")]
+
+
 @contextmanager
 def recorded(modules: Iterable[nn.Module], *, inputs: bool = False) -> Iterator[list[Tensor]]:
     """Inside, a forward pass fills the list with the output of each module, in their order, or with its input."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
-from depthlab.probes.covariate_shift import moments
+from depthlab.probes.covariate_shift import moments, relative
 from depthlab.probes.inside import Values, layers, recorded
 from depthlab.probes.loss_along_gradient import loss_and_gradient
 
@@ -64,7 +64,7 @@ def rescaled(
         logits = output[0].detach()
         for name in (name_of[module.get_parameter("weight")] for module in modules):
             _, after = loss_and_gradient(net, theta | {name: factor * theta[name]}, x, y, of=[name])
-            changes.append(((output[0].detach() - logits).norm() / logits.norm()).item())
+            changes.append(relative(logits, output[0].detach()))
             factors.append((after[name].norm() / before[name].norm()).item())
     return changes, factors
 
