@@ -163,7 +163,7 @@ def _train(
 
     def measure() -> None:
         looks = due(planned.probes, home, records, state.step, steps)
-        if looks and not done:
+        if looks and not done and state.step:
             save()  # whatever happens in a probe
         for probe in looks:
             if interruption.signal is not None:

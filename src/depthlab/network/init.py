@@ -96,7 +96,7 @@ def _draw(weight: Tensor, std: float, distribution: str) -> None:
 
 def _fill(net: _Net, fill: Callable[[Tensor], object], zero_last: bool) -> None:
     for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:  # slow, though there is no weight
             fill(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -4,7 +4,7 @@ import math
 import statistics
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.errors import Mistake
@@ -25,7 +25,9 @@ def gradients(net: Network, x: Tensor, y: Tensor, rate: float, *, sizes: list[in
     (Yang et al. 2019, equation 25). Raises Mistake on a size that is not from 2 to the number of images.
     """
     net.train()
-    unit, weight = _norms(net, x, y)
+    parameters = [layer.get_parameter("weight") for _, layer, _ in layers(net)]
+    norms = _norms(net, x, y, parameters)
+    unit, weight = norms[: -len(parameters)], norms[-len(parameters) :]
     depth = len(weight) - 1  # without the stem's
     values: Values = {
         "unit": unit,
@@ -37,15 +39,13 @@ def gradients(net: Network, x: Tensor, y: Tensor, rate: float, *, sizes: list[in
         if not 2 <= size <= len(x):
             raise Mistake(f"probe.gradients.sizes={sizes}: each from 2 to {len(x)}, the images")
         chunks = zip(x.split(size)[: min(CHUNKS, len(x) // size)], y.split(size), strict=False)
-        factors = [growth(_norms(net, *chunk)[0][::-1], depth) for chunk in chunks]
+        factors = [growth(_norms(net, *chunk, [])[::-1], depth) for chunk in chunks]
         values[f"layer_factor_{size}"] = statistics.geometric_mean(factors)
     return values
 
 
-def _norms(net: Network, x: Tensor, y: Tensor) -> tuple[list[float], list[float]]:
-    """At each unit's input and the last one's output, and at each layer's weights."""
-    units, weights = net.units, [layer.get_parameter("weight") for _, layer, _ in layers(net)]
-    with recorded(units, inputs=True) as inputs, recorded(units[-1:]) as outputs:
+def _norms(net: Network, x: Tensor, y: Tensor, weights: list[nn.Parameter]) -> list[float]:
+    """At each unit's input, at the last one's output, and at the weights."""
+    with recorded(net.units, inputs=True) as inputs, recorded(net.units[-1:]) as outputs:
         loss = functional.cross_entropy(net(x), y)
-    norms = [gradient.norm().item() for gradient in torch.autograd.grad(loss, [*inputs, *outputs, *weights])]
-    return norms[: len(units) + 1], norms[len(units) + 1 :]
+    return [gradient.norm().item() for gradient in torch.autograd.grad(loss, [*inputs, *outputs, *weights])]

@@ -117,8 +117,11 @@ def sketch(values: dict[str, Any]) -> Figure | None:
         return None
     columns = min(len(lists), 3)
     lines = math.ceil(len(lists) / columns)
-    figure = Figure(figsize=(2.6 * columns, 2.2 * lines), layout="constrained")
-    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    figure = Figure(figsize=(2.6 * columns, 2.2 * lines))  # a layout engine would take most of the time of a look
+    spaces = {"left": 0.2 / columns, "right": 0.98, "bottom": 0.2 / lines, "top": 1 - 0.12 / lines}
+    grid = list(
+        figure.subplots(lines, columns, squeeze=False, gridspec_kw=spaces | {"wspace": 0.3, "hspace": 0.4}).flat
+    )
     for ax, (key, value) in zip(grid, lists.items(), strict=False):
         if isinstance(value[0], list):
             logs = _logs(value)
