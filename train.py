@@ -5,7 +5,7 @@ import signal
 import sys
 import warnings
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -20,7 +20,7 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
 CONFIGS = Path(__file__).resolve().parent / "configs"
 owners = partial(config.owners, CONFIGS)
-OmegaConf.register_new_resolver("options", cache(lambda: config.help_text(CONFIGS)), replace=True)  # asked each run
+OmegaConf.register_new_resolver("options", lambda: config.help_text(CONFIGS), replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")

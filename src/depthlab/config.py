@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -168,6 +168,7 @@ def owners(configs: Path, key: str) -> list[str]:
     return [f"{'/'.join(group)}={file.stem}" for file in files if line.search(file.read_text())]
 
 
+@cache  # every composed config asks
 def help_text(configs: Path) -> str:
     """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (configs / "train.yaml").read_text(), re.MULTILINE)
