@@ -306,6 +306,7 @@ OTHER = {
 UNSCIENTIFIC = {
     "device": "cpu",
     "threads": "2",
+    "recompute": "true",
     "checkpoint_every": "1",
     "rerun": "true",
     "output_dir": "elsewhere",

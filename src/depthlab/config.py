@@ -29,7 +29,7 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
-    *("device", "threads", "checkpoint_every", "rerun", "output_dir", "folder", "probe"),
+    *("device", "threads", "recompute", "checkpoint_every", "rerun", "output_dir", "folder", "probe"),
     *("data.source", "data.workers"),
 }
 # The papers' choices, which a run's name leaves out.
@@ -52,6 +52,7 @@ class Config:
     device: Device = MISSING
     precision: Precision = MISSING
     threads: int | None = MISSING
+    recompute: bool = MISSING
     evaluate_train: bool = MISSING
     checkpoint_every: float = MISSING
     rerun: bool = MISSING

@@ -50,6 +50,7 @@ class Plan:
         block = cfg.block.name if cfg.block else None
         parts = options["unit"](), options["skip"], options["norm"], options["activation"]
         net = options["network"](shape, classes, cfg.depth, cfg.width, block, *parts)
+        net.recompute = cfg.recompute
         net.activation = self.config["activation"]["name"]
         options["init"](net)
         return net

@@ -291,6 +291,16 @@ def test_zero_padding(shape, missing, stride):
 # where the shape changes
 
 
+def test_narrow_strided_projections_are_plain_convolutions():
+    """They pick their pixels themselves, as oneDNN's own form writes past its memory; the result is the same."""
+    net = cifar(8, width=4, shortcut="B")
+    narrow, wide = (u.shortcut.conv1 for u in net.units[1:])
+    assert type(narrow) is not nn.Conv2d
+    assert type(wide) is nn.Conv2d
+    x = torch.randn(2, 4, 9, 8)
+    assert torch.equal(narrow(x), nn.functional.conv2d(x, narrow.weight, None, 2))
+
+
 @pytest.mark.parametrize("stride_in", STRIDES)
 @pytest.mark.parametrize(
     ("build", "depth", "block", "one", "three"),

@@ -15,20 +15,22 @@ Values = dict[str, Any]
 
 
 @contextmanager
-def untouched(net: nn.Module) -> Iterator[None]:
-    """Inside, a probe may do what it likes; weights, running statistics, gradients, modes and random streams are then
-    put back, bit for bit, whatever happened.
+def untouched(net: Network) -> Iterator[None]:
+    """Inside, nothing is recomputed and a probe may do what it likes; weights, running statistics, gradients, modes
+    and random streams are then put back, bit for bit, whatever happened.
     """
     modes = [(module, module.training) for module in net.modules()]
     gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     for parameter, _ in gradients:
         parameter.grad = None
+    recompute, net.recompute = net.recompute, False  # a second pass would set off a probe's hooks again
     devices = {tensor.device for tensor in state.values() if tensor.is_cuda}
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
+        net.recompute = recompute
         with torch.no_grad():
             for name, tensor in net.state_dict().items():
                 tensor.copy_(state[name])

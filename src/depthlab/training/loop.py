@@ -73,7 +73,7 @@ def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         {"params": parameters, "weight_decay": recipe.decay * decays, "scheduled": varies}
         for (decays, varies), parameters in groups.items()
     ]
-    return torch.optim.SGD(made, recipe.rate, recipe.momentum, nesterov=recipe.nesterov)
+    return torch.optim.SGD(made, recipe.rate, recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
 def train(
