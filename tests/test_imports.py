@@ -15,6 +15,7 @@ OURS = {
     "errors": set(),
     "files": set(),
     "gpus": set(),
+    "allocator": set(),
     "workers": set(),
     "observe": {"reports.profile"},
     "network": {"errors"},
@@ -29,7 +30,19 @@ OURS = {
     "plan": {"errors", "config", "runs", "network", "data", "training", "probes", "measure"},
     "describe": {"config", "plan", "runs", "data.dataset"},
     "reports": {"errors", "config", "runs"},
-    "app": {"errors", "config", "gpus", "runs", "plan", "describe", "measure", "observe", "data.dataset", "training"},
+    "app": {
+        "errors",
+        "allocator",
+        "config",
+        "gpus",
+        "runs",
+        "plan",
+        "describe",
+        "measure",
+        "observe",
+        "data.dataset",
+        "training",
+    },
 }
 HYDRA = {"config", "plan", "app"}
 TORCH = {"network", "data", "probes", "measure", "training.loop", "training.checkpoint", "plan", "describe", "app"}

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig
 
-from depthlab import config, describe, gpus
+from depthlab import allocator, config, describe, gpus
 from depthlab.config import Config
 from depthlab.data.dataset import DataSet, within
 from depthlab.errors import Mistake
@@ -43,6 +43,7 @@ def device(cfg: Config) -> torch.device:
         raise Mistake("precision=tf32: only GPUs have it (allowed here: fp32, bf16, fp64)")
     torch.set_num_threads(cfg.threads or THREADS)
     torch.set_flush_denormal(True)
+    (allocator.return_blocks if cfg.recompute else allocator.keep_blocks)()
     tensor_cores = "tf32" if cfg.precision.name == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = tensor_cores
     torch.backends.cudnn.conv.fp32_precision = tensor_cores  # pyrefly: ignore[missing-attribute]

@@ -36,12 +36,16 @@ class Unit(nn.Module):
         """The norm or the layer with weights that ends F."""
         return next(m for m in reversed(self.branch) if getattr(m, "weight", None) is not None)
 
-    def sides(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """h(x) and F(x), which the skip joins; no h in a plain unit."""
-        a = self.before(x)
+    def h(self, x: Tensor, a: Tensor) -> Tensor | None:
+        """The shortcut, of F's shape; a = before(x). None in a plain unit."""
         if self.shortcut is None:
-            return None, self.branch(a)
-        return self.shortcut(a if isinstance(self.shortcut, nn.Sequential) else x), self.branch(a)
+            return None
+        return self.shortcut(a if isinstance(self.shortcut, nn.Sequential) else x)
+
+    def sides(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """h(x) and F(x), which the skip joins."""
+        a = self.before(x)
+        return self.h(x, a), self.branch(a)
 
     def forward(self, x: Tensor) -> Tensor:
         h, f = self.sides(x)

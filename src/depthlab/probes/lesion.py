@@ -84,9 +84,11 @@ def without(unit: Unit, x: Tensor) -> Tensor:
     """What is left of a unit without its branch, h(x) (+) 0, and what follows the addition stays. A plain unit, which
     has no shortcut, gives x itself, brought to the unit's shape as in option A.
     """
-    h, f = unit.sides(x)
-    if unit.skip is not None:
-        return unit.after(unit.skip(h, torch.zeros_like(f)))
+    a = unit.before(x)
+    h = unit.h(x, a)
+    if unit.skip is not None and h is not None:
+        return unit.after(unit.skip(h, torch.zeros_like(h)))
+    f = unit.branch(a)
     return x if x.shape == f.shape else ZeroPad(math.ceil(x.shape[2] / f.shape[2]), f.shape[1] - x.shape[1])(x)
 
 

@@ -1,0 +1,293 @@
+"""Our training against a reference loop, side by side in one process: `python scripts/benchmark.py [resnet20 ...]`.
+
+The reference is what the widely used CIFAR scripts do: each image cropped and flipped by PIL in two processes,
+an eager network in contiguous float32 (TF32 off), and `.item()` after each step. Both train the same network and take
+turns of one epoch, and a ratio is the median over the turns. Options of ours follow `--`: `-- precision=bf16`.
+Writes results/benchmarks/MACHINE.json and MACHINE.md.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from torch import multiprocessing
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from depthlab import app, describe
+from depthlab.data.dataset import DataSet
+from depthlab.plan import Plan, plan
+from depthlab.training.loop import State, sgd, train
+
+ROOT = Path(__file__).resolve().parent.parent
+CIFAR = "data=synthetic data.augment=true data.images=512 data.test_images=128 width=16 recipe.batch=128"
+CASES = {
+    "resnet20": f"{CIFAR} depth=20",
+    "resnet56": f"{CIFAR} depth=56",
+    "resnet110": f"{CIFAR} depth=110",
+    "digits20": "data=digits depth=20",
+    "digits110": "data=digits depth=110",
+    "resnet50": "data=synthetic data.size=224 data.classes=1000 data.images=32 data.test_images=8 network=imagenet "
+    "width=64 depth=50 recipe.batch=8",
+}
+
+
+class Epoch(NamedTuple):
+    """Seconds of an epoch's training steps, and of all of it, data and test pass included."""
+
+    steps: float
+    all: float
+
+
+def planned(case: str, more: list[str]) -> Plan:
+    """The plan of a case, on all cores, without a warm-up."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        typed = [*CASES[case].split(), "threads=null", "recipe.warmup.share=0", *more]
+        composed = compose("train", typed, return_hydra_config=True)
+    return plan(composed, composed.hydra.runtime.choices)
+
+
+def ours(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:
+    """Endless epochs of depthlab's own loop; its augmentation counts among the steps."""
+    cfg = made.cfg
+    net = made.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
+    state = State(net, sgd(net, cfg.recipe))
+    half = partial(torch.autocast, where.type, torch.bfloat16)
+    training = train(
+        state,
+        images,
+        cfg.recipe,
+        made.schedule,
+        depth=cfg.depth,
+        steps=10**7,
+        seed=0,
+        splits=("test",),
+        autocast=half if cfg.precision.name == "bf16" else nullcontext,
+    )
+    for epoch in itertools.count(1):
+        start, trained = _now(where), 0.0
+        while next(training) is None:
+            if not trained and state.step * cfg.recipe.batch >= epoch * images.images:
+                trained = _now(where)
+        yield Epoch(trained - start, _now(where) - start)
+
+
+class Pictures(Dataset[tuple[Any, int]]):
+    """Images of the shape of a data set, transformed one by one from PIL, as torchvision's CIFAR10 does."""
+
+    def __init__(self, images: DataSet, count: int, augment: bool) -> None:
+        channels, height, width = images.shape
+        chance = np.random.default_rng(0)
+        self.x = chance.integers(0, 256, (count, height, width, channels)).astype(np.uint8)
+        self.y = chance.integers(0, images.classes, count)
+        crops = [transforms.RandomCrop(height, padding=4), transforms.RandomHorizontalFlip()] if augment else []
+        half = (0.5,) * channels
+        self.transform = transforms.Compose([*crops, transforms.ToTensor(), transforms.Normalize(half, half)])
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.x[index].squeeze())), int(self.y[i])
+
+
+def reference(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:
+    """Endless epochs of the usual script's loop on the same network."""
+    recipe = made.cfg.recipe
+    net = made.build(images.shape, images.classes).to(where)
+    optimizer = torch.optim.SGD(net.parameters(), recipe.rate, recipe.momentum, weight_decay=recipe.decay)
+    feed = partial(DataLoader, num_workers=2, persistent_workers=True, pin_memory=where.type == "cuda")
+    augment = made.config["data"].get("augment", False)
+    loader = feed(Pictures(images, images.images, augment), recipe.batch, shuffle=True)
+    test = feed(Pictures(images, images.size("test"), False), 100)
+    while True:
+        start, trained = _now(where), 0.0
+        net.train()
+        for x, y in loader:
+            began = _now(where)
+            x, y = x.to(where), y.to(where)
+            optimizer.zero_grad()
+            logits = net(x)
+            loss = functional.cross_entropy(logits, y)
+            loss.backward()
+            optimizer.step()
+            loss.item(), (logits.argmax(1) == y).sum().item()
+            trained += _now(where) - began
+        net.eval()
+        with torch.no_grad():
+            for x, y in test:
+                logits = net(x.to(where))
+                functional.cross_entropy(logits, y.to(where)).item()
+        yield Epoch(trained, _now(where) - start)
+
+
+def _now(where: torch.device) -> float:
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    return time.perf_counter()
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that eager operations read and write."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, out)) if isinstance(t, torch.Tensor)]
+        self.total += sum(t.numel() * t.element_size() for t in tensors)
+        return out
+
+
+def limit(made: Plan, images: DataSet, where: torch.device, rates: dict[str, float]) -> float:
+    """Images/s that the machine's measured rates allow: three times the forward pass's operations and, on a GPU, the
+    bytes that an eager step of float32 reads and writes, whichever takes longer.
+    """
+    seconds = 6 * describe.multiply_adds(made, images) / (rates["gflops"] * 1e9)
+    if where.type == "cuda":
+        x, y = next(images.batches(made.cfg.recipe.batch, seed=0))
+        net = made.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
+        with Traffic() as traffic:
+            functional.cross_entropy(net(x), y).backward()
+        seconds = max(seconds, traffic.total / len(x) / (rates["gigabytes"] * 1e9))
+    return 1 / seconds
+
+
+def ceilings(where: torch.device) -> dict[str, float]:
+    """Measured: 10^9 operations a second in a large float32 product, 10^9 bytes a second in a copy."""
+    size = 2048 if where.type == "cpu" else 8192
+    a, b = torch.randn(size, size, device=where), torch.empty(2**26, device=where)
+    best = {"product": float("inf"), "copy": float("inf")}
+    for _ in range(5):
+        for name, work in (("product", lambda: a @ a), ("copy", b.clone)):
+            start = _now(where)
+            work()
+            best[name] = min(best[name], _now(where) - start)
+    return {"gflops": 2 * size**3 / best["product"] / 1e9, "gigabytes": 2 * b.nbytes / best["copy"] / 1e9}
+
+
+def beside(case: str, more: list[str], processes: int, turns: int) -> float:
+    """Images/s of so many runs at once, a thread each: what a sweep gets from hydra/launcher=joblib."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes) as pool:
+        return sum(pool.map(partial(_alone, case, more), [turns] * processes))
+
+
+def _alone(case: str, more: list[str], turns: int) -> float:
+    made = planned(case, [*more, "threads=1"])
+    where = app.device(made.cfg)
+    images = made.options["data"](where)
+    epochs = ours(made, images, where)
+    next(epochs)
+    return images.images / statistics.median(next(epochs).all for _ in range(turns))
+
+
+def command(case: str, more: list[str]) -> dict[str, float]:
+    """Seconds from the command to the end of its first iteration and test pass, and its peak memory in GiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        typed = [*CASES[case].split(), "threads=null", "recipe.iterations=1", f"output_dir={folder}", *more]
+        start = time.perf_counter()
+        subprocess.run([sys.executable, ROOT / "train.py", *typed], check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        (summary,) = Path(folder).rglob("summary.json")
+        return {"first_step_s": seconds, "peak_gib": json.loads(summary.read_text())["peak_memory_bytes"] / 2**30}
+
+
+def measure(case: str, more: list[str], turns: int, rates: dict[str, float]) -> dict[str, Any]:
+    """A row of the table."""
+    made = planned(case, more)
+    where, threads = app.device(made.cfg), torch.get_num_threads()
+    images = made.options["data"](where)
+    loops = [ours(made, images, where), reference(made, images, where)]
+    pairs = [[next(loop) for loop in loops] for _ in range(turns + 1)][1:]
+    speed = [images.images / statistics.median(pair[i].steps for pair in pairs) for i in (0, 1)]
+    row = {
+        "case": case,
+        "ours": speed[0],
+        "reference": speed[1],
+        "step_ratio": statistics.median(theirs.steps / our.steps for our, theirs in pairs),
+        "epoch_ratio": statistics.median(theirs.all / our.all for our, theirs in pairs),
+        "share_of_limit": speed[0] / limit(made, images, where, rates),
+    }
+    if case.startswith("digits") and where.type == "cpu":
+        alone = images.images / statistics.median(theirs.all for _, theirs in pairs)
+        row["runs_beside_ratio"] = beside(case, more, threads, turns) / alone
+    return row | command(case, more)
+
+
+def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    heads = {
+        "case": "network",
+        "ours": "images/s",
+        "reference": "reference",
+        "step_ratio": "ratio, step",
+        "epoch_ratio": "ratio, epoch",
+        "runs_beside_ratio": "ratio, a run a core",
+        "share_of_limit": "share of limit",
+        "first_step_s": "command to first step (s)",
+        "peak_gib": "peak memory (GiB)",
+    }
+    lines = [", ".join(f"{key} {value}" for key, value in machine.items()), "", f"| {' | '.join(heads.values())} |"]
+    lines.append("|" + "---|" * len(heads))
+    for row in rows:
+        cells = [row.get(key, "") for key in heads]
+        lines.append("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else cell for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all of them if none is given")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks")
+    typed = sys.argv[1:]
+    cut = typed.index("--") if "--" in typed else len(typed)
+    given, more = parser.parse_args(typed[:cut]), typed[cut + 1 :]
+    for case in given.cases:
+        if case not in CASES:
+            parser.error(f"{case}: no such case (allowed: {', '.join(CASES)})")
+    where = app.device(planned("digits20", more).cfg)
+    rates = ceilings(where)
+    cpu = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        if Path("/proc/cpuinfo").exists()
+        else None
+    )
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu[1] if cpu else platform.processor()
+    machine = {"machine": f"{name}, {torch.get_num_threads()} threads", "torch": torch.__version__}
+    machine |= {"options": " ".join(more) or "none", "product, 10^9/s": round(rates["gflops"], 1)}
+    machine |= {"copy, GB/s": round(rates["gigabytes"], 1)}
+    rows = []
+    for case in given.cases or CASES:
+        rows.append(measure(case, more, given.turns, rates))
+        print(rows[-1], flush=True)
+    stem = re.sub(r"\W+", "-", f"{name} {torch.get_num_threads()} {' '.join(more)}".strip().lower()).strip("-")
+    given.output.mkdir(parents=True, exist_ok=True)
+    (given.output / f"{stem}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    (given.output / f"{stem}.md").write_text(markdown(machine, rows))
+    print(markdown(machine, rows), end="")
+
+
+if __name__ == "__main__":
+    main()
