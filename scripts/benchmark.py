@@ -107,7 +107,7 @@ class Pictures(Dataset[tuple[Any, int]]):
         return len(self.y)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(Image.fromarray(self.x[index].squeeze())), int(self.y[i])
+        return self.transform(Image.fromarray(self.x[index].squeeze())), int(self.y[index])
 
 
 def reference(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:

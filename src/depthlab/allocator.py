@@ -1,4 +1,4 @@
-"""The C library's allocator, told what to do with the large blocks that are freed. Does nothing where it is not glibc."""
+"""The C library's allocator, told what to do with large blocks that are freed; nothing where it is not glibc."""
 
 import ctypes
 import sys
