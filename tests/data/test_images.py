@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import depthlab.data
-from depthlab.data.images import COLORS, SPREAD, decode, recolored, scaled
+from depthlab.data.dataset import generator
+from depthlab.data.images import COLORS, SPREAD, colors, decode, scaled
 from depthlab.errors import Mistake
 from depthlab.training import loop
 
@@ -126,6 +127,12 @@ def normal(pixels):
     return (pixels / 255 - mean) / deviation
 
 
+def pixels_of(x):
+    """The bytes that were normalised to x."""
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    return (255 * (x * deviation + mean)).round().byte()
+
+
 SMOOTH = np.linspace(0, 255, 32 * 48 * 4).reshape(32, 48, 4).astype(np.uint8)
 MODES = {"RGB": SMOOTH[..., :3], "L": SMOOTH[..., 0], "CMYK": SMOOTH, "RGBA": SMOOTH, "LA": SMOOTH[..., :2]}
 KINDS = ["RGB.jpg", "L.jpg", "CMYK.jpg", "RGB.png", "L.png", "LA.png", "RGBA.png", "RGB.webp", "RGB.bmp", "CMYK.tif"]
@@ -201,26 +208,29 @@ def test_scale_cuts_a_window_from_the_resized_image_and_mirrors_half(folder, tmp
     for short in range(5, 10):
         resized = resize(whole, [short])
         for top, left in itertools.product(range(short - 3), range(resized.shape[2] - 3)):
-            window = normal(resized[:, top : top + 4, left : left + 4])
-            windows |= {image.numpy().tobytes(): flip for flip, image in enumerate((window, window.flip(2)))}
-    data = imagenet(tmp_path, size=4, augment="scale")
-    drawn = [windows[x.contiguous().numpy().tobytes()] for x in taken(data.batches(1, seed=0), 200)[0]]
+            window = resized[:, top : top + 4, left : left + 4]
+            windows |= {str(image.tolist()): flip for flip, image in enumerate((window, window.flip(2)))}
+    images = taken(imagenet(tmp_path, size=4, augment="scale").batches(1, seed=0), 200)[0]
+    drawn = [windows[str(image.tolist())] for image in pixels_of(images)]
     assert 70 <= sum(drawn) <= 130
 
 
-def test_color_adds_one_colour_along_the_principal_components():
-    torch.manual_seed(0)
-    grey = torch.full((3, 2, 2), 128, dtype=torch.uint8)
-    images = torch.stack([recolored(grey) for _ in range(4000)])
-    assert images.dtype == torch.uint8
-    assert torch.equal(images, images[:, :, :1, :1].expand_as(images))
-    found = torch.cov((images[:, :, 0, 0].double() / 255).T)
-    vectors, values = torch.tensor(COLORS).double(), torch.tensor(SPREAD).double()
-    torch.testing.assert_close(vectors.T @ vectors, torch.eye(3).double(), atol=2e-4, rtol=0)
-    expected = vectors @ (0.1 * values).square().diag() @ vectors.T
-    torch.testing.assert_close(found, expected, atol=2.5e-5, rtol=0)
-    torch.testing.assert_close(images.double().mean((0, 2, 3)), torch.full((3,), 128).double(), atol=0.3, rtol=0)
-    assert recolored(torch.full((3, 2, 2), 255, dtype=torch.uint8)).min() > 200  # no overflow
+def test_colors_vary_along_the_principal_components():
+    vectors, values = torch.tensor(COLORS), torch.tensor(SPREAD)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(3), atol=2e-4, rtol=0)
+    drawn = colors(20_000, torch.Generator().manual_seed(0)) @ vectors / values
+    torch.testing.assert_close(drawn.mean(0), torch.zeros(3), atol=3e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(drawn.T), 0.01 * torch.eye(3), atol=4e-4, rtol=0)
+
+
+def test_color_adds_one_colour_to_all_pixels_of_a_training_image(folder):
+    plain, colored = (taken(imagenet(folder, color=color).batches(4, seed=3), 5)[0] for color in (False, True))
+    added = (colored - plain) * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))
+    assert len({round(image.mean().item(), 6) for image in added}) == 20
+    torch.testing.assert_close(added[:10, :, 0, 0], colors(10, generator(3, 0, 0, 1)))
+    tested = (taken(imagenet(folder, color=color).evaluate("test", 6))[0] for color in (False, True))
+    assert torch.equal(*tested)
 
 
 def test_ten_crops_are_the_corners_the_centre_and_their_mirrors(folder):

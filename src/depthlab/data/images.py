@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from depthlab.data.arrays import nchw
 from depthlab.data.dataset import divide, generator, stream, vision, within
 from depthlab.errors import Mistake, one_of
 
@@ -40,7 +41,7 @@ def imagenet(
 
     A training image is a random window, size x size pixels, mirrored half of the time. augment=aspect: of random area
     and aspect ratio, then resized (Szegedy et al. 2015); scale: of an image resized at random (`scaled`; He et al.
-    2015, section 3.4). With color its colours vary too (`recolored`). Other images are resized to 256/224 of size on
+    2015, section 3.4). With color its colours vary too (`colors`). Other images are resized to 256/224 of size on
     the short side and cropped in the centre; with crops=10 errors are those of ten crops (`Folders.evaluate`).
     `validation` and `subset` count in one fixed random order, as the folders give one class after another. workers is
     the number of processes that decode; with 0 this one does. Mistake if the folders are not as described or a number
@@ -62,7 +63,7 @@ def imagenet(
         "aspect": [v2.RandomResizedCrop(size)],
         "scale": [partial(scaled, size=size), v2.RandomCrop(size)],
     }
-    augmented = v2.Compose([*window[augment], v2.RandomHorizontalFlip(), *([recolored] if color else [])])
+    augmented = v2.Compose([*window[augment], v2.RandomHorizontalFlip()])
     resize = v2.Resize(round(size * 256 / 224))
     return Folders(
         train,
@@ -70,6 +71,7 @@ def imagenet(
         augmented=augmented,
         centred=v2.Compose([resize, v2.CenterCrop(size)]),
         cropped=v2.Compose([resize, v2.TenCrop(size), torch.stack]) if crops == 10 else None,
+        color=color,
         shape=(3, size, size),
         device=device,
         workers=workers,
@@ -93,6 +95,7 @@ class Folders:
         augmented: "Transform",
         centred: "Transform",
         cropped: "Transform | None",
+        color: bool,
         shape: tuple[int, int, int],
         device: torch.device,
         workers: int,
@@ -111,6 +114,7 @@ class Folders:
         self.splits = tuple(self._parts)
         self.images, self.classes, self.shape = len(used), len(train.classes), shape
         self._augmented, self._centred, self._cropped = augmented, centred, cropped
+        self._color = color
         self._device, self._workers = device, workers
         self._mean, self._deviation = (
             torch.tensor(values, device=device)[:, None, None] for values in (MEAN, DEVIATION)
@@ -130,7 +134,14 @@ class Folders:
         files, index = self._part("train")
         rows = stream(draw, self.images, size, start)
         images = Decoded(files, self._augmented)
-        return self._load(images, ([(seed, e, index[i]) for e, i in cut.tolist()] for cut in rows))
+        batches = self._load(images, ([(seed, e, index[i]) for e, i in cut.tolist()] for cut in rows))
+        if not self._color:
+            return batches
+        shifts = stream(lambda e: colors(self.images, generator(seed, e, 0, 1)), self.images, size, start)
+        return (
+            (x + shift.to(self._device)[:, :, None, None] / self._deviation, y)
+            for (x, y), shift in zip(batches, shifts, strict=True)
+        )
 
     def evaluate(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See `DataSet.evaluate`; the ten views are the corners and the centre, then their mirror images (Krizhevsky
@@ -154,8 +165,8 @@ class Folders:
         )
         try:
             for x, y in loader:
-                x = x.flatten(0, -4).to(self._device, memory_format=torch.channels_last, non_blocking=pinned)
-                yield (x / 255 - self._mean) / self._deviation, y.to(self._device, non_blocking=pinned)
+                x, y = (part.to(self._device, non_blocking=pinned) for part in (nchw(x.flatten(0, -4)), y))
+                yield torch.addcmul(-self._mean / self._deviation, x.float(), 1 / (255 * self._deviation)), y
         except Mistake as mistake:  # a worker's comes with its traceback as text before its own line
             line = str(mistake).splitlines()[-1]
             raise Mistake(line.removeprefix(f"{Mistake.__module__}.{Mistake.__name__}: ")) from None
@@ -170,7 +181,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class Decoded(Dataset[tuple[Tensor, int]]):
-    """Image files, decoded and transformed, with their labels; `files` are paths and labels.
+    """Image files, decoded and transformed, channels last, with their labels; `files` are paths and labels.
 
     An index's last number is the image's position; all its numbers together determine what the transform draws. The
     random state of the calling process is left as it was.
@@ -184,7 +195,7 @@ class Decoded(Dataset[tuple[Tensor, int]]):
         image = decode(path)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator(*index).get_state())
-            return self._transform(image), label
+            return self._transform(image).movedim(-3, -1), label
 
 
 def decode(path: str) -> Tensor:
@@ -215,12 +226,12 @@ def scaled(image: Tensor, *, size: int) -> Tensor:
     return vision("transforms.v2.functional").resize(image, [short])
 
 
-def recolored(image: Tensor) -> Tensor:
-    """An image with one colour added to all its pixels, rounded to bytes again: along each principal component of
-    ImageNet's colours, its eigenvalue times a number from N(0, 0.1) (Krizhevsky et al. 2012, section 4.1).
+def colors(images: int, chance: torch.Generator) -> Tensor:
+    """A colour (images, 3) for each image, to be added to all its pixels in 0 to 1: the principal components of
+    ImageNet's colours, each times its eigenvalue times a number from N(0, 0.1) (Krizhevsky et al. 2012, 4.1).
     """
-    shift = torch.tensor(COLORS) @ (torch.tensor(SPREAD) * 0.1 * torch.randn(3))
-    return (image + 255 * shift[:, None, None]).round().clamp(0, 255).byte()
+    alpha = 0.1 * torch.randn(images, 3, generator=chance)
+    return alpha * torch.tensor(SPREAD) @ torch.tensor(COLORS).T
 
 
 def _line(error: Exception) -> str:
