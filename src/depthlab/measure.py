@@ -49,7 +49,7 @@ class Probe:
     def __call__(self, net: Network, data: DataSet, rate: float) -> Record:
         """What it measures on the network, which is left as it was."""
         size = data.size(self.split)
-        batch = next(data.evaluate(self.split, min(self.images or size, size)))
+        batch = data.first(self.split, min(self.images or size, size))
         with untouched(net), torch.enable_grad():
             return self.measure(net, *batch, rate)
 

@@ -1,16 +1,24 @@
 """ImageNet-like folders, on a few generated files."""
 
+import itertools
+import re
+import shutil
+from contextlib import nullcontext
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import depthlab.data
+from depthlab.data.dataset import generator
+from depthlab.data.images import COLORS, SPREAD, colors, decode, scaled
 from depthlab.errors import Mistake
+from depthlab.training import loop
 
 Image = pytest.importorskip("PIL.Image")
-pytest.importorskip("torchvision")
+resize = pytest.importorskip("torchvision.transforms.v2.functional").resize
 CPU = torch.device("cpu")
 
 
@@ -28,7 +36,8 @@ def folder(tmp_path_factory):
 
 
 def imagenet(root, **keys):
-    keys = {"size": 28, "workers": 0, "validation": 0, "subset": None} | keys
+    keys = {"size": 28, "augment": "aspect", "color": False, "crops": 1} | keys
+    keys = {"workers": 0, "validation": 0, "subset": None} | keys
     return depthlab.data.imagenet(CPU, root=None if root is None else str(root), **keys)
 
 
@@ -59,11 +68,10 @@ def test_evaluation_is_a_centre_crop_normalised(folder):
     x, y = taken(imagenet(folder).evaluate("test", 4))
     assert y.tolist() == [0, 0, 0, 1, 1, 1]
     with Image.open(folder / "val" / "cat" / "0.jpg") as image:
-        scaled = image.resize((round(40 * 32 / 30 - 0.5), 32), Image.Resampling.BILINEAR)
-    left = (scaled.width - 28) // 2
-    expected = torch.tensor(np.array(scaled)[2:30, left : left + 28]).permute(2, 0, 1) / 255
-    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
-    torch.testing.assert_close(x[0], (expected - mean) / deviation, atol=0.02, rtol=0)
+        whole = image.resize((round(40 * 32 / 30 - 0.5), 32), Image.Resampling.BILINEAR)
+    left = (whole.width - 28) // 2
+    expected = torch.tensor(np.array(whole)[2:30, left : left + 28]).permute(2, 0, 1)
+    torch.testing.assert_close(x[0], normal(expected), atol=0.02, rtol=0)
 
 
 def test_a_stream_from_k_is_the_rest_and_workers_change_nothing(folder):
@@ -106,3 +114,167 @@ def test_mistakes(folder, tmp_path):
         imagenet(folder).batches(11, seed=0)
     with pytest.raises(Mistake, match="split=validation"):
         imagenet(folder).evaluate("validation", 4)
+
+
+def pil(path):
+    with Image.open(path) as image:
+        return torch.tensor(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def normal(pixels):
+    """Bytes (..., 3, height, width) as the network gets them."""
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    return (pixels / 255 - mean) / deviation
+
+
+def pixels_of(x):
+    """The bytes that were normalised to x."""
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    return (255 * (x * deviation + mean)).round().byte()
+
+
+SMOOTH = np.linspace(0, 255, 32 * 48 * 4).reshape(32, 48, 4).astype(np.uint8)
+MODES = {"RGB": SMOOTH[..., :3], "L": SMOOTH[..., 0], "CMYK": SMOOTH, "RGBA": SMOOTH, "LA": SMOOTH[..., :2]}
+KINDS = ["RGB.jpg", "L.jpg", "CMYK.jpg", "RGB.png", "L.png", "LA.png", "RGBA.png", "RGB.webp", "RGB.bmp", "CMYK.tif"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_image_has_three_channels_and_the_bytes_of_pil(tmp_path, kind):
+    mode, path = kind.split(".")[0], tmp_path / kind
+    Image.fromarray(np.ascontiguousarray(MODES[mode]), mode=None if mode != "CMYK" else mode).save(path)
+    image, expected = decode(str(path)), pil(path)
+    assert (image.dtype, image.shape) == (torch.uint8, (3, 32, 48))
+    assert (image.int() - expected.int()).abs().max() <= (2 if path.suffix == ".jpg" else 0)
+
+
+def test_a_format_is_known_by_its_bytes_and_odd_ones_go_to_pil(tmp_path, monkeypatch):
+    Image.fromarray(SMOOTH[..., :3].copy()).save(tmp_path / "png.jpg", "PNG")
+    Image.fromarray(SMOOTH[..., 0].astype(np.uint16) * 256).save(tmp_path / "16.png")
+    frames = [Image.fromarray(SMOOTH[..., i].copy()) for i in range(2)]
+    frames[0].save(tmp_path / "two.png", "GIF", save_all=True, append_images=frames[1:])
+    Image.fromarray(SMOOTH[..., :3].copy()).save(tmp_path / "usual.png")
+    for name in ("png.jpg", "16.png", "two.png"):
+        assert torch.equal(decode(str(tmp_path / name)), pil(tmp_path / name))
+    monkeypatch.delattr("torchvision.io.decode_image")
+    assert torch.equal(decode(str(tmp_path / "usual.png")), pil(tmp_path / "usual.png"))
+
+
+@pytest.mark.parametrize(("workers", "kept"), [(0, 0), (0, 12), (0, 400), (1, 400)])
+def test_a_broken_file_is_a_mistake_that_names_it(folder, tmp_path, workers, kept):
+    shutil.copytree(folder, tmp_path / "broken")
+    path = tmp_path / "broken" / "val" / "dog" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(Mistake) as mistake:
+        taken(imagenet(tmp_path / "broken", workers=workers).evaluate("test", 4))
+    assert re.fullmatch(rf"data\.root: {re.escape(str(path))} cannot be decoded \(.+\)", str(mistake.value))
+
+
+def test_scale_draws_the_short_side_from_256_to_480_of_224():
+    wide, high = torch.zeros(3, 30, 45, dtype=torch.uint8), torch.zeros(3, 45, 30, dtype=torch.uint8)
+    torch.manual_seed(0)
+    for image, index in ((wide, 1), (high, 2)):
+        shapes = [scaled(image, size=14).shape for _ in range(300)]
+        counts = [sum(shape[index] == short for shape in shapes) for short in range(16, 31)]
+        assert sum(counts) == 300
+        assert sum((count - 20) ** 2 / 20 for count in counts) < 36.1  # chi squared, 14 degrees: 1 in 1,000
+        assert all(shape[3 - index] == shape[index] * 45 // 30 for shape in shapes)
+
+
+@pytest.mark.parametrize("keys", [{"augment": "scale"}, {"augment": "scale", "color": True}, {"color": True}])
+def test_augmentation_is_a_function_of_seed_epoch_and_image(folder, keys):
+    before = torch.get_rng_state()
+    data = imagenet(folder, **keys)
+    x, y = taken(data.batches(4, seed=5), 5)
+    assert x.shape == (20, 3, 28, 28)
+    for workers, start in ((0, 2), (1, 2)):
+        rest = taken(imagenet(folder, workers=workers, **keys).batches(4, seed=5, start=start), 5 - start)
+        assert torch.equal(rest[0], x[4 * start :])
+        assert torch.equal(rest[1], y[4 * start :])
+    one = taken(imagenet(folder, subset=1, **keys).batches(1, seed=5), 6)[0]
+    assert len({image.sum().item() for image in one}) == 6
+    assert not torch.equal(taken(data.batches(4, seed=6), 5)[0], x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(taken(data.batches(10, seed=5), 2)[0], x)
+
+
+def test_scale_cuts_a_window_from_the_resized_image_and_mirrors_half(folder, tmp_path):
+    """With size 4 the short side is 5 to 9 pixels; all windows of all sizes, both ways round, are few."""
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        pixels = np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / part / "cat" / "0.png")
+    whole = pil(tmp_path / "train" / "cat" / "0.png")
+    windows = {}
+    for short in range(5, 10):
+        resized = resize(whole, [short])
+        for top, left in itertools.product(range(short - 3), range(resized.shape[2] - 3)):
+            window = resized[:, top : top + 4, left : left + 4]
+            windows |= {str(image.tolist()): flip for flip, image in enumerate((window, window.flip(2)))}
+    images = taken(imagenet(tmp_path, size=4, augment="scale").batches(1, seed=0), 200)[0]
+    drawn = [windows[str(image.tolist())] for image in pixels_of(images)]
+    assert 70 <= sum(drawn) <= 130
+
+
+def test_colors_vary_along_the_principal_components():
+    vectors, values = torch.tensor(COLORS), torch.tensor(SPREAD)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(3), atol=2e-4, rtol=0)
+    drawn = colors(20_000, torch.Generator().manual_seed(0)) @ vectors / values
+    torch.testing.assert_close(drawn.mean(0), torch.zeros(3), atol=3e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(drawn.T), 0.01 * torch.eye(3), atol=4e-4, rtol=0)
+
+
+def test_color_adds_one_colour_to_all_pixels_of_a_training_image(folder):
+    plain, colored = (taken(imagenet(folder, color=color).batches(4, seed=3), 5)[0] for color in (False, True))
+    added = (colored - plain) * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))
+    assert len({round(image.mean().item(), 6) for image in added}) == 20
+    torch.testing.assert_close(added[:10, :, 0, 0], colors(10, generator(3, 0, 0, 1)))
+    tested = (taken(imagenet(folder, color=color).evaluate("test", 6))[0] for color in (False, True))
+    assert torch.equal(*tested)
+
+
+def test_ten_crops_are_the_corners_the_centre_and_their_mirrors(folder):
+    batches = [*imagenet(folder, crops=10).evaluate("test", 25)]
+    assert [(x.shape[0], len(y)) for x, y in batches] == [(20, 2)] * 3
+    x = torch.cat([x for x, _ in batches])
+    assert torch.cat([y for _, y in batches]).tolist() == [0, 0, 0, 1, 1, 1]
+    files = sorted((folder / "val").glob("*/*.jpg"))
+    for views, file in zip(x.split(10), files, strict=True):
+        image = normal(resize(decode(str(file)), [32]))
+        down, right = image.shape[1] - 28, image.shape[2] - 28
+        corners = [(0, 0), (0, right), (down, 0), (down, right), (round(down / 2), round(right / 2))]
+        crops = [image[:, top : top + 28, left : left + 28] for top, left in corners]
+        mirrored = image.flip(2)
+        crops += [mirrored[:, top : top + 28, left : left + 28] for top, left in corners]
+        torch.testing.assert_close(views, torch.stack(crops))
+    assert [len(x) for x, _ in imagenet(folder, crops=10).evaluate("test", 4)] == [10] * 6
+
+
+def test_what_a_probe_sees_is_the_centre_crop(folder):
+    x, y = next(imagenet(folder).evaluate("test", 4))
+    for data in (imagenet(folder), imagenet(folder, crops=10), imagenet(folder, workers=1)):
+        first = data.first("test", 4)
+        assert torch.equal(first[0], x)
+        assert torch.equal(first[1], y)
+    with pytest.raises(Mistake, match="split=validation"):
+        imagenet(folder).first("validation", 4)
+
+
+class Constant(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1)
+
+
+def test_ten_crops_change_nothing_where_the_network_is_constant(folder):
+    one, ten = (
+        [*loop.evaluate(Constant(), imagenet(folder, crops=crops).evaluate("test", 20), nullcontext)][-1]
+        for crops in (1, 10)
+    )
+    assert one[0] == ten[0] == 50
+    assert one[1] == pytest.approx(ten[1], rel=1e-6)

@@ -225,6 +225,18 @@ def test_evaluation_is_the_mean_over_the_images_however_they_are_cut(size):
     assert loss == pytest.approx(-sum(math.log(p[i, y[i]]) for i in range(7)) / 7, rel=1e-5)
 
 
+def test_views_of_an_image_have_their_softmax_averaged():
+    data, net = Data(), network()
+    x, y = data.parts["train"]  # 20 images: 5 labels with 4 views each
+    batches = [(x[:12], y[:3]), (x[12:], y[3:5])]
+    *_, (error, loss) = evaluate(net, iter(batches), nullcontext)
+    with torch.no_grad():
+        p = net.eval()(x).double().softmax(1)
+    p = torch.stack([p[4 * i : 4 * i + 4].mean(0) for i in range(5)])
+    assert error == pytest.approx(100 * sum(int(p[i].argmax()) != int(y[i]) for i in range(5)) / 5, rel=1e-12)
+    assert loss == pytest.approx(-sum(math.log(p[i, y[i]]) for i in range(5)) / 5, rel=1e-5)
+
+
 def test_evaluation_changes_nothing():
     net, data = network(), Data()
     net.train()

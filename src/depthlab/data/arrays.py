@@ -75,6 +75,10 @@ class Arrays:
         x, y = self._part(split)
         return ((nchw(self._normal(a)), b) for a, b in zip(x.split(size), y.split(size), strict=True))
 
+    def first(self, split: str, count: int) -> tuple[Tensor, Tensor]:
+        """See `DataSet.first`."""
+        return next(self.evaluate(split, count))
+
     def _draw(self, seed: int, epoch: int) -> Tensor:
         """What chance decides in an epoch, (images, 4): image, first row and column of its crop, mirrored or not."""
         chance = generator(seed, epoch)

@@ -39,7 +39,15 @@ class DataSet(Protocol):
         ...
 
     def evaluate(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over a split in order, unaugmented, as in `batches`; the last batch may be smaller."""
+        """One pass over a split in order, unaugmented, as in `batches`; the last batch may be smaller.
+
+        A data set may show several views of each image: x then holds all views of the first image, all of the second
+        and so on, about `size` in all, and y a label for each image.
+        """
+        ...
+
+    def first(self, split: str, count: int) -> tuple[Tensor, Tensor]:
+        """The first images of a split as one batch, unaugmented, one view of each."""
         ...
 
 

@@ -155,12 +155,18 @@ def _count(window: Tensor, loss: Tensor, logits: Tensor, labels: Tensor, step: i
 def evaluate(
     net: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], autocast: Callable[[], AbstractContextManager]
 ) -> Iterator[tuple[float, float] | None]:
-    """Error (%) and mean loss of the fixed network: None after each batch, the two numbers at the end."""
+    """Error (%) and mean loss of the fixed network: None after each batch, the two numbers at the end.
+
+    Where there are more images than labels, each label is that of as many views, one after another, whose softmax
+    outputs are averaged (Krizhevsky et al. 2012, section 4.1, the 10-crop testing of He et al. 2015).
+    """
     net.eval()
     total = torch.zeros(3, dtype=torch.float64, device=next(net.parameters()).device)
     for images, labels in batches:
         with autocast():
             logits = net(images).float()
+        if (views := len(images) // len(labels)) > 1:
+            logits = logits.log_softmax(1).unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         total += torch.stack([loss, (logits.argmax(1) != labels).sum(), loss.new_tensor(len(labels))])
         yield None
