@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from depthlab.data.dataset import divide, generator, stream, vision, within
+from depthlab.data.dataset import cut, divide, generator, stream, vision, within
 from depthlab.errors import Mistake, one_of
 
 MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +44,8 @@ def imagenet(
 
 class Folders:
     """A `DataSet` of image files: `train` and `test` are torchvision's ImageFolder without a transform."""
+
+    part = (0, 1)
 
     def __init__(
         self,
@@ -88,13 +90,14 @@ class Folders:
             return torch.stack([torch.full_like(order, epoch), order], dim=1)
 
         _, index = self._part("train")
-        rows = stream(draw, self.images, size, start)
+        rows = stream(draw, self.images, size, start, self.part)
         return self._load(self._training, ([(seed, e, index[i]) for e, i in cut.tolist()] for cut in rows))
 
     def evaluate(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See `DataSet.evaluate`."""
         images, index = self._part(split)
-        return self._load(images, ([(i,) for i in index[k : k + size]] for k in range(0, len(index), size)))
+        parts = (cut(index[k : k + size], self.part) for k in range(0, len(index), size))
+        return self._load(images, ([(i,) for i in part] for part in parts if part))
 
     def _load(self, images: "Decoded", keys: Iterable[list[tuple[int, ...]]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the given keys, normalised on the device; its own generator spares the global random state."""
