@@ -29,10 +29,24 @@ OURS = {
     "plan": {"errors", "config", "runs", "network", "data", "training", "probes", "measure"},
     "describe": {"config", "plan", "runs", "data.dataset"},
     "reports": {"errors", "config", "runs"},
-    "app": {"errors", "config", "gpus", "runs", "plan", "describe", "measure", "observe", "data.dataset", "training"},
+    "app": {
+        *("errors", "config", "gpus", "workers", "runs", "plan", "describe", "measure", "observe", "data.dataset"),
+        *("network.resnet", "training"),
+    },
 }
 HYDRA = {"config", "plan", "app"}
-TORCH = {"network", "data", "probes", "measure", "training.loop", "training.checkpoint", "plan", "describe", "app"}
+TORCH = {
+    "network",
+    "data",
+    "probes",
+    "measure",
+    "training.loop",
+    "training.checkpoint",
+    "training.distributed",
+    "plan",
+    "describe",
+    "app",
+}
 PARTS = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
