@@ -305,6 +305,7 @@ OTHER = {
 }
 UNSCIENTIFIC = {
     "device": "cpu",
+    "devices": "2",
     "threads": "2",
     "recompute": "true",
     "checkpoint_every": "1",

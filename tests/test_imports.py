@@ -31,21 +31,23 @@ OURS = {
     "describe": {"config", "plan", "runs", "data.dataset"},
     "reports": {"errors", "config", "runs"},
     "app": {
-        "errors",
-        "allocator",
-        "config",
-        "gpus",
-        "runs",
-        "plan",
-        "describe",
-        "measure",
-        "observe",
-        "data.dataset",
-        "training",
+        *("errors", "allocator", "config", "gpus", "workers", "runs", "plan", "describe", "measure", "observe"),
+        *("data.dataset", "network.resnet", "training"),
     },
 }
 HYDRA = {"config", "plan", "app"}
-TORCH = {"network", "data", "probes", "measure", "training.loop", "training.checkpoint", "plan", "describe", "app"}
+TORCH = {
+    "network",
+    "data",
+    "probes",
+    "measure",
+    "training.loop",
+    "training.checkpoint",
+    "training.distributed",
+    "plan",
+    "describe",
+    "app",
+}
 PARTS = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))

@@ -5,24 +5,28 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
-from omegaconf import DictConfig
+import torch.distributed as dist
+from omegaconf import DictConfig, open_dict
 
-from depthlab import allocator, config, describe, gpus
+from depthlab import allocator, config, describe, gpus, workers
 from depthlab.config import Config
-from depthlab.data.dataset import DataSet, within
+from depthlab.data.dataset import DataSet, share, within
 from depthlab.errors import Mistake
 from depthlab.measure import check_finished, due, missing
+from depthlab.network.resnet import Network
 from depthlab.observe import Interruption, Progress, TensorBoard, log_to_console, logging_to
 from depthlab.plan import Plan, plan
 from depthlab.runs import Record
 from depthlab.training import checkpoint
-from depthlab.training.loop import State, sgd, train
+from depthlab.training.distributed import ALONE, Ranks, joined, torchruns
+from depthlab.training.loop import Metrics, State, sgd, train
 from depthlab.training.recipe import check_rates
 
 log = logging.getLogger("depthlab")
@@ -32,7 +36,7 @@ LONG = 3600.0
 """Seconds from which on a run on the CPU gets a warning."""
 
 
-def device(cfg: Config) -> torch.device:
+def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
     """Chooses the device and prepares it: threads, precision. Raises Mistake where there is none of that kind."""
     name = cfg.device.name
     if name == "cuda" and not torch.cuda.is_available():
@@ -41,7 +45,7 @@ def device(cfg: Config) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu" and cfg.precision.name == "tf32":
         raise Mistake("precision=tf32: only GPUs have it (allowed here: fp32, bf16, fp64)")
-    torch.set_num_threads(cfg.threads or THREADS)
+    torch.set_num_threads(cfg.threads or max(1, THREADS // ranks.here))
     torch.set_flush_denormal(True)
     (allocator.return_blocks if cfg.recompute else allocator.keep_blocks)()
     tensor_cores = "tf32" if cfg.precision.name == "tf32" else "ieee"
@@ -50,25 +54,73 @@ def device(cfg: Config) -> torch.device:
     torch.backends.cudnn.benchmark = True
     if name == "cpu":
         return torch.device("cpu")
-    index = gpus.take(torch.cuda.device_count())
+    there = _gpus(ranks.here)
+    index = gpus.take(there)[0] if ranks.gpu is None else ranks.gpu
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
-def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False) -> Record:
+def _gpus(wanted: int) -> int:
+    """How many GPUs this machine has; Mistake if more are wanted."""
+    there = torch.cuda.device_count()
+    within("devices", wanted, 1, there, "the GPUs of this machine")
+    return there
+
+
+def run(
+    composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False, ranks: Ranks | None = None
+) -> Record:
     """Runs what the config says, or recognises that it is done; returns the summary. Raises Mistake, and SystemExit
     when interrupted. `brief`: one line on the console, as one of many runs; the log file holds all the same.
+
+    With `devices` it starts so many processes and waits for them. `ranks`: as one of these; None: as torchrun says.
+    Only the first of them says and writes anything.
     """
-    log_to_console()
+    ranks = ranks or torchruns()
+    if ranks.rank:
+        log.disabled = True
+    else:
+        log_to_console()
+    if ranks.world > 1:
+        if composed.devices not in (1, ranks.world):
+            raise Mistake(f"devices={composed.devices}: {ranks.world} processes were started; leave it out")
+        composed = composed.copy()
+        composed.devices = ranks.world
     planned = plan(composed, choices)
+    if ranks.world < planned.cfg.devices and (planned.cfg.rerun or not planned.run.finished()):
+        return _spread(planned, composed, choices, brief)
+    where = device(planned.cfg, ranks)
+    with joined(ranks, where) as ranks:
+        return _run(planned, where, brief, ranks)
+
+
+def _spread(planned: Plan, composed: DictConfig, choices: Mapping[str, str], brief: bool) -> Record:
+    """The run in processes of its own; this one waits for them."""
+    count, given = planned.cfg.devices, list[int | None]([None] * planned.cfg.devices)
+    if planned.cfg.device.name != "cpu" and torch.cuda.is_available():
+        given = list(gpus.take(_gpus(count), count))
+    composed = composed.copy()
+    with open_dict(composed):
+        composed.pop("hydra", None)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    seats = [Ranks(rank, count, rank, count, gpu, store.port) for rank, gpu in enumerate(given)]
+    workers.together(partial(_take_part, seats, composed, dict(choices), brief), count)
+    return planned.run.finished() or {}
+
+
+def _take_part(seats: list[Ranks], composed: DictConfig, choices: dict[str, str], brief: bool, rank: int) -> None:
+    run(composed, choices, brief=brief, ranks=seats[rank])
+
+
+def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Record:
     cfg, home = planned.cfg, planned.run
-    where = device(cfg)
-    done = home.finished()
+    done = ranks.first_says(home.finished())
     left = missing(planned.probes, home, done) if done and not cfg.rerun else []
-    if done and not cfg.rerun and not left:
+    if done and not cfg.rerun and not ranks.first_says(left):
         log.info("%s (done before; rerun=true repeats it)", describe.result(done))
         return done
-    images: DataSet = planned.options["data"](where)
+    with ranks.first_here_first():
+        images: DataSet = planned.options["data"](where)
     batch = cfg.recipe.batch
     within("recipe.batch", batch, 1, images.images, f"the data holds {images.images} training images")
     steps = cfg.recipe.iterations or 0
@@ -77,6 +129,8 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     for probe in planned.probes:
         probe.check(images)
     check_rates(cfg.recipe, planned.schedule, steps)
+    if ranks.rank:
+        return _assist(planned, images, where, steps, ranks)
     operations = describe.multiply_adds(planned, images)
     if steps <= planned.config["norm"].get("start", -1):
         log.warning(f"norm={planned.choices['norm']} is plain batch norm in all {steps} iterations: norm.start")
@@ -88,7 +142,7 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     with logging_to(home.log):
         try:
             level = logging.DEBUG if brief else logging.INFO
-            return _train(planned, images, where, steps, operations, level, done if left else None)
+            return _train(planned, images, where, steps, operations, level, done if left else None, ranks)
         except Exception:
             log.debug("the run failed", exc_info=True)
             raise
@@ -119,12 +173,11 @@ def _train(
     operations: int,
     level: int,
     done: Record | None,
+    ranks: Ranks,
 ) -> Record:
     cfg, home, batch = planned.cfg, planned.run, planned.cfg.recipe.batch
-    facts: Record = {"multiply_adds": operations}
-    net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
-    if cfg.precision.name == "fp64":
-        net.double().register_forward_pre_hook(lambda net, given: (given[0].double(),))
+    facts: Record = {"multiply_adds": operations, "devices": ranks.world}
+    net = _network(planned, images, where)
     facts["parameters"] = sum(p.numel() for p in net.parameters())
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 
@@ -139,24 +192,13 @@ def _train(
     for line in describe.announcement(planned, images, steps, state.step, facts):
         log.log(level, line)
 
-    splits = tuple(split for split in images.splits if split != "train" or cfg.evaluate_train)
     over = bool(records) and (records[-1]["step"] == steps or "diverged_at" in records[-1])
     for probe in home.probes():
         home.keep([r for r in home.records(probe) if r["step"] < limit], probe)
-    half = partial(torch.autocast, where.type, torch.bfloat16)
-    training = train(
-        state,
-        images,
-        cfg.recipe,
-        planned.schedule,
-        depth=cfg.depth,
-        steps=steps,
-        seed=cfg.seed,
-        splits=splits,
-        autocast=half if cfg.precision.name == "bf16" else nullcontext,
-    )
+    training = _training(planned, images, where, state, steps, ranks, over)
     epochs_left = (steps - state.step) * batch / images.images
-    forward = sum(map(images.size, splits)) / batch / 3  # a test pass, in iterations: forward is a third of one
+    tested = sum(map(images.size, _splits(planned, images)))
+    forward = tested / batch / 3  # a test pass, in iterations: forward is a third of one
 
     def save() -> None:
         board.flush()
@@ -170,7 +212,7 @@ def _train(
             if interruption.signal is not None:
                 return
             rate, epoch = state.optimizer.param_groups[0]["lr"], records[-1]["epoch"] if records else 0.0
-            with interruption.at_once():
+            with ranks.alone(net), interruption.at_once():
                 values = probe(net, images, rate)
                 about = {"step": state.step, "epoch": epoch, "rate": rate, "settings": probe.settings}
                 home.append(about | values, probe.name)
@@ -178,23 +220,26 @@ def _train(
                 ends = level if state.step == steps else logging.DEBUG
                 log.log(ends, describe.found(probe.name, state.step, values))
 
-    def stop_if_told() -> None:
-        if interruption.signal is not None:
+    def save_or_stop(late: bool) -> None:
+        signal, saving = ranks.agree(interruption.signal or 0, late)
+        if saving or signal:
+            state.hand_in(ranks)
             if not interruption.broke:  # else it was saved before the probe, which may not have tidied up
                 save()
+        if signal:
             progress.close()
-            again = shlex.join(["python", *sys.argv])
-            log.info(f"stopped and saved at iteration {state.step:,} of {steps:,}; to continue: {again}")
-            raise SystemExit(128 + interruption.signal)
+            log.info(f"stopped and saved at iteration {state.step:,} of {steps:,}; to continue: {_command(ranks)}")
+            ranks.agree(0)
+            raise SystemExit(128 + int(signal))
 
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption().watching())
         board = stack.enter_context(TensorBoard(home.path, state.next_record, describe.hyperparameters(planned)))
         progress = stack.enter_context(Progress(steps, state.step, batch, (epochs_left + 1) * forward, state.report))
         measure()
-        stop_if_told()
+        save_or_stop(False)
         saved_at = last = time.monotonic()
-        for metrics in () if over else training:
+        for metrics in training:
             now = time.monotonic()
             if clock.tick(now - last, state.step) and (seconds := progress.step()):
                 _tell(home.path.name, seconds, where)
@@ -207,20 +252,86 @@ def _train(
                 log.debug("  ".join(f"{key} {value:.6g}" for key, value in records[-1].items()))
                 measure()
                 last = time.monotonic()
-            stop_if_told()
-            if now - saved_at >= cfg.checkpoint_every:
-                save()
+            late = now - saved_at >= cfg.checkpoint_every
+            save_or_stop(late)
+            if late:
                 saved_at = time.monotonic()
         summary = done
         if summary is None:
             save()
             summary = describe.summary(planned, records, facts, clock.training)
             home.finish(summary)
+    ranks.agree(0)
     log.info(describe.result(summary))
     if interruption.signal is not None:  # it came when all was done
         raise SystemExit(128 + interruption.signal)
     log.log(level, "tensorboard --logdir %s", cfg.output_dir)
     return summary
+
+
+def _assist(planned: Plan, images: DataSet, where: torch.device, steps: int, ranks: Ranks) -> Record:
+    """What the other processes do while the first is in `_train`: the same iterations, and no word."""
+    net = _network(planned, images, where)
+    state = State(net, sgd(net, planned.cfg.recipe))
+    with Interruption(tells=False).watching() as interruption:
+        for _ in chain([None], _training(planned, images, where, state, steps, ranks)):
+            signal, saving = ranks.agree(interruption.signal or 0, False)
+            if saving or signal:
+                state.hand_in(ranks)
+            if signal:
+                ranks.agree(0)
+                raise SystemExit(128 + int(signal))
+    ranks.agree(0)
+    return {}
+
+
+def _network(planned: Plan, images: DataSet, where: torch.device) -> Network:
+    net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
+    if planned.cfg.precision.name == "fp64":
+        net.double().register_forward_pre_hook(lambda net, given: (given[0].double(),))
+    return net
+
+
+def _splits(planned: Plan, images: DataSet) -> tuple[str, ...]:
+    return tuple(split for split in images.splits if split != "train" or planned.cfg.evaluate_train)
+
+
+def _training(
+    planned: Plan,
+    images: DataSet,
+    where: torch.device,
+    state: State,
+    steps: int,
+    ranks: Ranks,
+    over: bool = False,
+) -> Iterator[Metrics | None]:
+    """The loop, from the first process's `state` on; nothing if it says that all is `over`."""
+    cfg = planned.cfg
+    state.hand_out(ranks)
+    ranks.own_chance(cfg.seed, state.step)
+    half = partial(torch.autocast, where.type, torch.bfloat16)
+    training = train(
+        state,
+        share(images, (ranks.rank, ranks.world)),
+        cfg.recipe,
+        planned.schedule,
+        depth=cfg.depth,
+        steps=steps,
+        seed=cfg.seed,
+        splits=_splits(planned, images),
+        autocast=half if cfg.precision.name == "bf16" else nullcontext,
+        ranks=ranks,
+    )
+    return iter(()) if ranks.first_says(over) else training
+
+
+def _command(ranks: Ranks) -> str:
+    """What continues this run."""
+    if ranks.world == 1 or ranks.port:
+        return shlex.join(["python", *sys.argv])
+    if ranks.here < ranks.world:
+        return "the same torchrun command on each machine"
+    return shlex.join(["torchrun", "--nproc-per-node", str(ranks.world), *sys.argv])
 
 
 def _tell(name: str, seconds: float, where: torch.device) -> None:

@@ -29,7 +29,7 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
-    *("device", "threads", "recompute", "checkpoint_every", "rerun", "output_dir", "folder", "probe"),
+    *("device", "devices", "threads", "recompute", "checkpoint_every", "rerun", "output_dir", "folder", "probe"),
     *("data.source", "data.workers"),
 }
 # The papers' choices, which a run's name leaves out.
@@ -50,6 +50,7 @@ class Config:
     seed: int = MISSING
     epochs: float | None = MISSING
     device: Device = MISSING
+    devices: int = MISSING
     precision: Precision = MISSING
     threads: int | None = MISSING
     recompute: bool = MISSING

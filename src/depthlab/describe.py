@@ -35,6 +35,7 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     epochs = steps * recipe.batch / images.images
     count = torch.get_num_threads()
     threads = f" ({count} thread{'s' * (count > 1)})" if facts["device"] == "cpu" else ""
+    threads += f", {facts['devices']} processes" if facts["devices"] > 1 else ""
     return [
         plan.run.path.name,
         f"  network  {kind}, {cfg.depth} layers, {values['block']} blocks, width {cfg.width}, "

@@ -1,7 +1,9 @@
 """A person's mistake in one line: the option, what was given, what is allowed, the nearest valid value."""
 
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -51,7 +53,10 @@ def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = l
             line, code = f"{where}{error.strerror or error}; the same command continues", 1
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        if isinstance(error, Mistake | ConnectionError) and os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(3)  # torchrun ends all when one has ended: the first of each machine says it
+        else:
+            print(f"error: {line}", file=sys.stderr)
         raise SystemExit(code) from None
 
 

@@ -1,4 +1,4 @@
-"""One GPU a process: locks which the system takes back when the process ends, however it ends."""
+"""GPUs of its own for each run: locks which the system takes back when the process ends, however it ends."""
 
 import itertools
 import os
@@ -8,16 +8,19 @@ from pathlib import Path
 
 
 @cache
-def take(count: int) -> int:
-    """One of `count` visible GPUs, a free one if there is one, this process's until it ends."""
+def take(count: int, wanted: int = 1) -> list[int]:
+    """So many of `count` visible GPUs as are wanted, free ones if there are, this process's until it ends."""
     if count == 1:
-        return 0
+        return [0]
     import fcntl
 
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = shown.split(",") if shown else list(map(str, range(count)))
+    taken: list[int] = []
     for turn in itertools.count():  # all taken: a second process on each, then a third
         for index, name in enumerate(names[:count]):
+            if index in taken:
+                continue
             path = Path(tempfile.gettempdir(), f"depthlab-{os.getuid()}-gpu-{name.replace('/', '_')}-{turn}")
             lock = os.open(path, os.O_CREAT | os.O_RDWR)
             try:
@@ -25,5 +28,7 @@ def take(count: int) -> int:
             except BlockingIOError:
                 os.close(lock)
             else:
-                return index
+                taken.append(index)
+                if len(taken) == wanted:
+                    return taken
     raise AssertionError

@@ -50,8 +50,9 @@ def logging_to(path: Path) -> Iterator[None]:
 class Interruption:
     """The first Ctrl-C or SIGTERM, remembered in `.signal` until the loop can save; a second one ends at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells: bool = True) -> None:
         self.signal: int | None = None
+        self.tells = tells
         self.waits, self.broke = True, False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -61,7 +62,8 @@ class Interruption:
         if not self.waits:
             self.broke = True
             raise KeyboardInterrupt
-        os.write(2, b"\nstopping after this iteration; once more stops at once\n")
+        if self.tells:
+            os.write(2, b"\nstopping after this iteration; once more stops at once\n")
 
     @contextmanager
     def watching(self) -> Iterator["Interruption"]:

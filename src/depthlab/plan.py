@@ -68,11 +68,21 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         )
     cfg = cast(Config, OmegaConf.to_object(composed))
     recipe.check(cfg.recipe)
-    limits = {"width": (1, 65536), "threads": (1, 1024), "seed": (0, 2**31 - 1), "epochs": (0, 1e6)}
+    limits = {
+        "width": (1, 65536),
+        "threads": (1, 1024),
+        "devices": (1, 65536),
+        "seed": (0, 2**31 - 1),
+        "epochs": (0, 1e6),
+    }
     for key, (low, high) in limits.items():
         given = getattr(cfg, key)
         if given is not None and not low <= given <= high:
             raise Mistake(f"{key}={given}: from {low} to {high:.0f}")
+    batch, devices = cfg.recipe.batch, cfg.devices
+    if batch % devices:
+        near = " and ".join(str(n) for n in (batch // devices * devices, (batch // devices + 1) * devices) if n)
+        raise Mistake(f"recipe.batch={batch}: devices={devices} cannot share it equally (nearest: {near})")
 
     values = config.plain(composed)
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}

@@ -1,4 +1,4 @@
-"""Runs in other processes than their sweep's: what a launcher leaves open is closed here."""
+"""Runs in other processes than their sweep's: what a launcher leaves open is closed here; one run in several."""
 
 import multiprocessing
 import os
@@ -6,18 +6,21 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
 from types import FrameType
 from typing import Any, ClassVar
 
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # as in train.py, which workers do not import
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 10.0
+"""Seconds that the processes of a run have to end when one of them has."""
 
 
 class Failure(Exception):
@@ -95,6 +98,73 @@ def handing_on() -> Iterator[list[int]]:
         over.set()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def together(job: Callable[[int], Any], count: int) -> None:
+    """Calls job(0) to job(count - 1) at once, each in a process of its own, and waits for their end.
+
+    A signal goes to the first alone, which tells the others; SystemExit if they stop for it. Raises the error of the
+    process that failed, ConnectionError if one was killed; when one ends, the others must end too.
+    """
+    context = multiprocessing.get_context("spawn")
+    raised = context.SimpleQueue()
+    made = [context.Process(target=_call, args=(job, rank, raised)) for rank in range(count)]
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if made[0].is_alive() and made[0].pid:
+            os.kill(made[0].pid, number)
+
+    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    try:
+        resource_tracker.ensure_running()
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # as in handing_on
+        try:
+            for process in made:
+                process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        connection.wait([process.sentinel for process in made])
+        end = time.monotonic() + GRACE
+        for process in made:
+            process.join(max(0.0, end - time.monotonic()))
+    finally:
+        codes = [process.exitcode for process in made]
+        for process in made:
+            if process.pid:
+                process.kill()
+                process.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for rank, code in enumerate(codes):
+        if code is not None and code < 0:
+            raise ConnectionError(f"process {rank + 1} of {count} was killed by signal {-code}")
+    stopped = [code for code in codes if code and code > 128]
+    errors: list[Exception] = []
+    while not raised.empty():
+        errors.append(raised.get())
+    errors.sort(key=lambda error: isinstance(error, ConnectionError))  # which tell of another's end
+    if errors and not (stopped and isinstance(errors[0], ConnectionError)):
+        raise errors[0]
+    if stopped:
+        raise SystemExit(stopped[0])
+    if any(codes):
+        raise ChildProcessError(f"the {count} processes of the run ended with {codes}")
+
+
+def _call(job: Callable[[int], Any], rank: int, raised: Any) -> None:
+    """What a process of a run does: its part, and tells its error, which only the parent says."""
+    os.setpgid(0, 0)
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    threading.Thread(target=_follow, args=[os.getppid()], daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    try:
+        job(rank)
+    except Exception as error:
+        told = isinstance(error, OSError) or type(error).__module__ == "depthlab.errors"
+        raised.put(error if told else RuntimeError("".join(traceback.format_exception(error))))
+        sys.exit(1)
 
 
 def one_line(error: object) -> str:

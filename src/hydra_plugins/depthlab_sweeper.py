@@ -54,9 +54,12 @@ class DepthlabSweeper(BasicSweeper):
         from depthlab.describe import result
         from depthlab.observe import log_to_console
         from depthlab.plan import plan
+        from depthlab.training.distributed import torchruns
 
         if self.hydra_context is None or self.config is None:
             raise RuntimeError("setup() comes before sweep()")
+        if torchruns().world > 1:
+            raise Mistake("torchrun: a sweep starts its processes itself: python train.py, with devices=N")
         log_to_console()
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
@@ -91,10 +94,10 @@ class DepthlabSweeper(BasicSweeper):
         """Launches the runs; `cfg`: as of any. Gives what they returned, and the reason if some did not."""
         import torch
 
-        gpus = 0 if cfg.device.name == "cpu" else torch.cuda.device_count()
+        gpus, each = 0 if cfg.device.name == "cpu" else torch.cuda.device_count(), cfg.devices
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        runs = min(len(left), gpus or max(1, cores // (cfg.threads or 1)))
-        machine = {"runs": runs, "threads": max(1, cores // runs), "gpus": gpus, "gpus_each": min(1, gpus)}
+        runs = min(len(left), max(1, gpus // each if gpus else cores // (each * (cfg.threads or 1))))
+        machine = {"runs": runs, "threads": max(1, cores // runs), "gpus": gpus, "gpus_each": min(each, gpus)}
         OmegaConf.register_new_resolver("machine", machine.__getitem__, replace=True)
         launcher, returns, ended = self.made(), {}, None
         paths, size = list(left), self.max_batch_size or len(left)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthlab.data.arrays import PAD, Arrays, crop, statistics
+from depthlab.data.dataset import share
 from depthlab.errors import Mistake
 
 CPU = torch.device("cpu")
@@ -92,6 +93,20 @@ def test_every_epoch_is_a_permutation_and_batches_straddle(size):
     epochs = torch.cat([y for _, y in batches])[: 4 * IMAGES].view(4, IMAGES)
     assert (epochs.sort().values == torch.arange(IMAGES)).all()
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize(("size", "parts"), [(6, 1), (6, 2), (6, 3), (4, 3), (7, 2)])
+def test_the_parts_of_several_processes_are_the_whole(size, parts):
+    data = arrays()
+    mine = [share(data, (place, parts)) for place in range(parts)]
+    batches = [list(islice(part.batches(size, seed=2), 6)) for part in mine]
+    for whole, *slices in zip(islice(data.batches(size, seed=2), 6), *batches, strict=True):
+        assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*slices, strict=True), strict=True))
+        assert max(len(y) for _, y in slices) - min(len(y) for _, y in slices) == (size % parts > 0)
+    for split, count in {"train": 30, "test": 7}.items():
+        labels = torch.cat([y for part in mine for _, y in part.evaluate(split, size)])
+        assert sorted(labels.tolist()) == list(range(count))
+        assert all(len(y) for part in mine for _, y in part.evaluate(split, size))
 
 
 def test_seeds_and_epochs_draw_differently():

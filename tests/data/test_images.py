@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import depthlab.data
-from depthlab.data.dataset import generator
+from depthlab.data.dataset import generator, share
 from depthlab.data.images import COLORS, SPREAD, colors, decode, scaled
 from depthlab.errors import Mistake
 from depthlab.training import loop
@@ -62,6 +62,17 @@ def test_held_out_images_are_of_all_classes_and_of_no_training(folder):
     assert train | validation == set(range(10))
     assert not train & validation
     assert set(taken(data.evaluate("validation", 4))[1].tolist()) == {0, 1}
+
+
+def test_the_parts_of_several_processes_are_the_whole(folder):
+    data = imagenet(folder)
+    mine = [share(data, (place, 2)) for place in range(2)]
+    whole = taken(data.batches(4, seed=2), 4)
+    slices = [[x.view(4, 2, *x.shape[1:]) for x in taken(part.batches(4, seed=2), 4)] for part in mine]
+    assert all(
+        torch.equal(a, torch.cat(b, 1).flatten(0, 1)) for a, b in zip(whole, zip(*slices, strict=True), strict=True)
+    )
+    assert [[len(y) for _, y in part.evaluate("test", 5)] for part in mine] == [[2], [3, 1]]  # 5 images, then 1
 
 
 def test_evaluation_is_a_centre_crop_normalised(folder):

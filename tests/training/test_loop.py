@@ -19,7 +19,7 @@ IMAGES, BATCH = 20, 6
 class Data:
     """20 training, 7 test and 5 validation images of 2x3x3 in 4 classes; each epoch a permutation."""
 
-    classes, shape, splits = 4, (2, 3, 3), ("test", "train", "validation")
+    classes, shape, splits, views = 4, (2, 3, 3), ("test", "train", "validation"), 1
 
     def __init__(self, images=IMAGES, labels=None):
         random = torch.Generator().manual_seed(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from depthlab.data.dataset import divide, generator, stream, within
+from depthlab.data.dataset import cut, divide, generator, stream, within
 from depthlab.errors import one_of
 
 PAD = 4
@@ -23,6 +23,8 @@ class Arrays:
     images are held out; the first `subset` of the rest and the first `test_subset` test images are used, all if
     None. Mistake if any of these is out of range.
     """
+
+    part, views = (0, 1), 1
 
     def __init__(
         self,
@@ -67,13 +69,14 @@ class Arrays:
 
     def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `DataSet.batches`."""
-        draws = stream(lambda epoch: self._draw(seed, epoch), self.images, size, start)
+        draws = stream(lambda epoch: self._draw(seed, epoch), self.images, size, start, self.part)
         return (self._batch(*rows.unbind(1)) for rows in draws)
 
     def evaluate(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See `DataSet.evaluate`."""
         x, y = self._part(split)
-        return ((nchw(self._normal(a)), b) for a, b in zip(x.split(size), y.split(size), strict=True))
+        parts = ((cut(a, self.part), cut(b, self.part)) for a, b in zip(x.split(size), y.split(size), strict=True))
+        return ((nchw(self._normal(a)), b) for a, b in parts if len(b))
 
     def first(self, split: str, count: int) -> tuple[Tensor, Tensor]:
         """See `DataSet.first`."""

@@ -1,14 +1,17 @@
 """What a data set offers, and the stream of batches that all of them share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from depthlab.errors import Mistake
+
+Rows = TypeVar("Rows", bound=Tensor | Sequence)
 
 
 class DataSet(Protocol):
@@ -22,6 +25,10 @@ class DataSet(Protocol):
     """How many training images there are, after `validation` and `subset` are taken away."""
     splits: tuple[str, ...]
     """What can be evaluated: test, train (the clean training images), and validation if images are held out."""
+    part: tuple[int, int]
+    """(r, w): of each batch, in training and evaluation, this gives the slice r of w; (0, 1) gives all."""
+    views: int
+    """How many views of each image `evaluate` shows."""
 
     def size(self, split: str) -> int:
         """How many images a split holds; Mistake if there is no such split."""
@@ -39,10 +46,10 @@ class DataSet(Protocol):
         ...
 
     def evaluate(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over a split in order, unaugmented, as in `batches`; the last batch may be smaller.
+        """One pass over a split in order, unaugmented, as in `batches`; the last batch may be smaller, and is left
+        out where nothing of it is in this part.
 
-        A data set may show several views of each image: x then holds all views of the first image, all of the second
-        and so on, about `size` in all, and y a label for each image.
+        x holds all `views` of the first image, all of the second and so on, about `size` in all, y a label an image.
         """
         ...
 
@@ -51,13 +58,29 @@ class DataSet(Protocol):
         ...
 
 
+def share(data: DataSet, part: tuple[int, int]) -> DataSet:
+    """The same data set, seen by one of several processes: the slice r of w of each batch, for a part (r, w)."""
+    mine = copy(data)
+    mine.part = part
+    return mine
+
+
+def cut(rows: Rows, part: tuple[int, int]) -> Rows:
+    """The slice r of w of a batch; all slices are equal where w divides it, else to within one row."""
+    place, parts = part
+    return rows[len(rows) * place // parts : len(rows) * (place + 1) // parts]  # pyrefly: ignore[bad-return]
+
+
 def generator(*key: int) -> torch.Generator:
     """A CPU generator that is a pure function of the non-negative numbers in key, however alike two keys are."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
-def stream(draw: Callable[[int], Tensor], images: int, size: int, start: int) -> Iterator[Tensor]:
-    """The rows of draw(0), draw(1), ... without end, `images` each, in cuts of `size` rows from cut `start` on.
+def stream(
+    draw: Callable[[int], Tensor], images: int, size: int, start: int, part: tuple[int, int] = (0, 1)
+) -> Iterator[Tensor]:
+    """The rows of draw(0), draw(1), ... without end, `images` each, in cuts of `size` rows from cut `start` on, or a
+    part of each cut.
 
     Mistake, at once and not at the first batch, if size is not in 1 to images.
     """
@@ -70,7 +93,7 @@ def stream(draw: Callable[[int], Tensor], images: int, size: int, start: int) ->
             if len(rows) < size:
                 epoch += 1
                 rows = torch.cat([rows, draw(epoch)])
-            yield rows[:size]
+            yield cut(rows[:size], part)
             rows = rows[size:]
 
     return cuts(epoch)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from depthlab.data.arrays import nchw
-from depthlab.data.dataset import divide, generator, stream, vision, within
+from depthlab.data.dataset import cut, divide, generator, stream, vision, within
 from depthlab.errors import Mistake, one_of
 
 MEAN = (0.485, 0.456, 0.406)
@@ -87,6 +87,9 @@ class Folders:
     `centred` (3, size, size), and `cropped`, unless None, (10, 3, size, size).
     """
 
+    part = (0, 1)
+    views = 1
+
     def __init__(
         self,
         train: Any,
@@ -114,6 +117,7 @@ class Folders:
         self.splits = tuple(self._parts)
         self.images, self.classes, self.shape = len(used), len(train.classes), shape
         self._augmented, self._centred, self._cropped = augmented, centred, cropped
+        self.views = 10 if cropped else 1
         self._color = color
         self._device, self._workers = device, workers
         self._mean, self._deviation = (
@@ -132,12 +136,12 @@ class Folders:
             return torch.stack([torch.full_like(order, epoch), order], dim=1)
 
         files, index = self._part("train")
-        rows = stream(draw, self.images, size, start)
+        rows = stream(draw, self.images, size, start, self.part)
         images = Decoded(files, self._augmented)
-        batches = self._load(images, ([(seed, e, index[i]) for e, i in cut.tolist()] for cut in rows))
+        batches = self._load(images, ([(seed, e, index[i]) for e, i in keys.tolist()] for keys in rows))
         if not self._color:
             return batches
-        shifts = stream(lambda e: colors(self.images, generator(seed, e, 0, 1)), self.images, size, start)
+        shifts = stream(lambda e: colors(self.images, generator(seed, e, 0, 1)), self.images, size, start, self.part)
         return (
             (x + shift.to(self._device)[:, :, None, None] / self._deviation, y)
             for (x, y), shift in zip(batches, shifts, strict=True)
@@ -148,9 +152,11 @@ class Folders:
         et al. 2012, section 4.1), of an image resized as for the centre crop.
         """
         files, index = self._part(split)
-        views, count = (self._cropped, max(1, size // 10)) if self._cropped else (self._centred, size)
-        images = Decoded(files, views)
-        return self._load(images, ([(i,) for i in index[k : k + count]] for k in range(0, len(index), count)))
+        count = max(1, size // self.views)
+        parts = (cut(index[k : k + count], self.part) for k in range(0, len(index), count))
+        return self._load(
+            Decoded(files, self._cropped or self._centred), ([(i,) for i in part] for part in parts if part)
+        )
 
     def first(self, split: str, count: int) -> tuple[Tensor, Tensor]:
         """See `DataSet.first`: the centre crops."""

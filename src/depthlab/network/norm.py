@@ -5,7 +5,10 @@ Each is made for `channels` channels and maps x to a tensor of its shape, (N, C)
 does an input with a single value to normalise, in the forward pass.
 """
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,16 +25,16 @@ def none(channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def batch(channels: int, *, eps: float | None = None) -> nn.Module:
+def batch(channels: int, *, eps: float | None = None, sync: bool = False) -> nn.Module:
     """Each channel by its mean and variance over batch and pixels (Ioffe & Szegedy 2015, algorithm 1).
 
-    In evaluation by their running averages. `eps` is added to the variance; None: 1e-5. The state dict has the names
-    of torch's BatchNorm2d.
+    In evaluation by their running averages. `eps` is added to the variance; None: 1e-5. `sync`: the batch is that of
+    all processes of a run, else each process has its own. The state dict has the names of torch's BatchNorm2d.
     """
     eps = EPS if eps is None else eps
     if eps <= 0:
         raise Mistake(f"norm.eps={eps}: a positive number")
-    return _Batch(channels, eps)
+    return (_Synchronised if sync else _Batch)(channels, eps)
 
 
 def ghost(channels: int, *, size: int) -> nn.Module:
@@ -141,8 +144,43 @@ class _Corrected(_Batch):
         var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
         r, d = self.correction(mean, var, len(x))
         return functional.batch_norm(
-            input, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=EPS
+            input, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=self.eps
         )
+
+
+class _Synchronised(_Corrected):
+    """Batch norm over the equal batches of several processes; with one, plain batch norm."""
+
+    processes = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.processes == 1:
+            return _Batch.forward(self, input)
+        self.values = input.numel() // self.num_features * self.processes  # of a channel, over all
+        return super().forward(input)
+
+    def correction(self, mean: Tensor, var: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        whole_mean = _Sum.apply(mean) / self.processes
+        whole_var = _Sum.apply(var + (mean - whole_mean) ** 2) / self.processes
+        with torch.no_grad():
+            self.running_mean.lerp_(whole_mean, MOMENTUM)
+            self.running_var.lerp_(whole_var * (self.values / (self.values - 1)), MOMENTUM)
+        sigma = (whole_var + self.eps).sqrt()
+        return (var + self.eps).sqrt() / sigma, (mean - whole_mean) / sigma
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes, each of which has a part of the loss, so that its gradient is summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradients[0])
 
 
 class _Renorm(_Corrected):

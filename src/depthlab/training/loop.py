@@ -1,9 +1,11 @@
 """The training loop of He et al. 2015, section 4.2: batch, rate of this iteration, loss, backward, step; report."""
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional
 
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake
+from depthlab.training.distributed import ALONE, Ranks
 from depthlab.training.recipe import PARTS, Recipe, Schedule, learning_rate, still_warm
 
 EVALUATION_BATCH = 500
@@ -31,16 +34,34 @@ class State:
     """The warm-up has not ended."""
     window: Tensor | None = None
     """Since the last evaluation: sum of the losses, images wrong, images seen; the first iteration with a loss that
-    is not finite, or -1. In float64 on the device, so that no step waits for it."""
+    is not finite, or -1. In float64 on the device, so that no step waits for it. Each process counts its own."""
 
-    def report(self) -> Metrics:
-        """train_error (%) and train_loss since the last evaluation, lr, and diverged_at if a loss was not finite."""
+    def report(self, ranks: Ranks = ALONE) -> Metrics:
+        """train_error (%) and train_loss since the last evaluation, lr, and diverged_at if a loss was not finite; of
+        all `ranks`, which then ask together.
+        """
         if self.window is None:
             return {}
-        loss, wrong, images, diverged_at = self.window.tolist()
+        loss, wrong, images, diverged_at = _whole(ranks.gathered(self.window)).tolist()
         metrics = {"train_error": 100 * wrong / images, "train_loss": loss / images}
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         return metrics | ({"diverged_at": int(diverged_at)} if diverged_at >= 0 else {})
+
+    def hand_out(self, ranks: Ranks) -> None:
+        """All processes take over the first's state, from which they start."""
+        if ranks.world > 1:
+            file, device = io.BytesIO(), next(self.net.parameters()).device
+            torch.save({} if ranks.rank else self.to_dict(), file)
+            file = io.BytesIO(ranks.first_says(file.getvalue()))
+            if ranks.rank:
+                self.load(torch.load(file, map_location=device, weights_only=True))
+                self.window = None if self.window is None else nothing(device)
+
+    def hand_in(self, ranks: Ranks) -> None:
+        """The first process takes over the counts of all, as for a checkpoint; the others' begin anew."""
+        if self.window is not None and ranks.world > 1:
+            whole = _whole(ranks.gathered(self.window))
+            self.window = nothing(whole.device) if ranks.rank else whole
 
     @property
     def next_record(self) -> int:
@@ -87,6 +108,7 @@ def train(
     seed: int,
     splits: tuple[str, ...],
     autocast: Callable[[], AbstractContextManager],
+    ranks: Ranks = ALONE,
 ) -> Iterator[Metrics | None]:
     """Trains until `steps` iterations are done, evaluating the `splits` after each epoch and at the end.
 
@@ -97,21 +119,24 @@ def train(
     train_error, train_loss (running, on the augmented batches since the last evaluation), for each split its
     `_error` (%) and `_loss`, lr, and `diverged_at` where a loss was not finite, after which it ends. Between any two
     yields before that the caller may look, save `state`, or stop; started again with that state, it goes on as if
-    never stopped.
+    never stopped. With several `ranks`, `data` is this one's part; all yield as often, and the same metrics.
     """
     batches = data.batches(recipe.batch, seed=seed, start=state.step)
+    net = ranks.parallel(state.net)
 
     def error() -> float:
-        return state.report().get("train_error", math.nan)
+        return state.report(ranks).get("train_error", math.nan)
 
     while True:
         seen, left = state.step * recipe.batch, (steps - state.step) * recipe.batch
         epoch_ends = seen // data.images > (seen - recipe.batch) // data.images and left >= data.images
         if steps == 0 or (state.window is not None and (epoch_ends or left == 0)):
-            metrics = state.report()
+            metrics, size = state.report(ranks), EVALUATION_BATCH * ranks.world
+            ranks.level(state.net)
             for split in splits:
                 name = "clean_train" if split == "train" else split
-                for result in evaluate(state.net, data.evaluate(split, EVALUATION_BATCH), autocast):
+                count = data.size(split) * data.views / size
+                for result in evaluate(state.net, data.evaluate(split, size), autocast, ranks, count):
                     if result is None:
                         yield None
                     else:
@@ -131,17 +156,29 @@ def train(
 
         state.net.train()
         with autocast():
-            logits = state.net(images)
+            logits = net(images)
             loss = functional.cross_entropy(logits, labels)
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
 
         if state.window is None:
-            state.window = torch.tensor([0.0, 0.0, 0.0, -1.0], dtype=torch.float64, device=images.device)
+            state.window = nothing(images.device)
         _count(state.window, loss.detach(), logits.detach(), labels, state.step)
         state.step += 1
         yield None
+
+
+def nothing(device: torch.device) -> Tensor:
+    """A window in which nothing has been counted."""
+    return torch.tensor([0.0, 0.0, 0.0, -1.0], dtype=torch.float64, device=device)
+
+
+def _whole(windows: Tensor) -> Tensor:
+    """The windows of all processes, one a row, as one."""
+    whole, diverged_at = windows.sum(0), windows[windows[:, 3] >= 0, 3]
+    whole[3] = diverged_at.min() if len(diverged_at) else -1
+    return whole
 
 
 def _count(window: Tensor, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
@@ -153,22 +190,29 @@ def _count(window: Tensor, loss: Tensor, logits: Tensor, labels: Tensor, step: i
 
 @torch.no_grad()
 def evaluate(
-    net: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], autocast: Callable[[], AbstractContextManager]
+    net: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    autocast: Callable[[], AbstractContextManager],
+    ranks: Ranks = ALONE,
+    count: float = 0,
 ) -> Iterator[tuple[float, float] | None]:
-    """Error (%) and mean loss of the fixed network: None after each batch, the two numbers at the end.
+    """Error (%) and mean loss of the fixed network: None after each batch, the two numbers at the end, of all
+    `ranks`; `count`: the batches of the one that has the most.
 
     Where there are more images than labels, each label is that of as many views, one after another, whose softmax
     outputs are averaged (Krizhevsky et al. 2012, section 4.1, the 10-crop testing of He et al. 2015).
     """
     net.eval()
     total = torch.zeros(3, dtype=torch.float64, device=next(net.parameters()).device)
-    for images, labels in batches:
-        with autocast():
-            logits = net(images).float()
-        if (views := len(images) // len(labels)) > 1:
-            logits = logits.log_softmax(1).unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
-        total += torch.stack([loss, (logits.argmax(1) != labels).sum(), loss.new_tensor(len(labels))])
+    for batch, _ in zip_longest(batches, range(math.ceil(count))):
+        if batch is not None:
+            images, labels = batch
+            with autocast():
+                logits = net(images).float()
+            if (views := len(images) // len(labels)) > 1:
+                logits = logits.log_softmax(1).unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            total += torch.stack([loss, (logits.argmax(1) != labels).sum(), loss.new_tensor(len(labels))])
         yield None
-    loss, wrong, images_seen = total.tolist()
+    loss, wrong, images_seen = ranks.gathered(total).sum(0).tolist()
     yield 100 * wrong / images_seen, loss / images_seen
