@@ -1,9 +1,11 @@
 """Fixtures: the command in this process, and one thread, with which tiny networks are several times faster."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 import torch
@@ -27,6 +29,19 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+@contextmanager
+def another_process_holds(path: Path, then: str = "print('held', flush=True); sys.stdin.read()") -> Iterator[Popen]:
+    """A process that has the lock at `path`, while it does `then`; it is killed at the end."""
+    code = f"import sys, pathlib; from depthlab.files import locked\nwith locked(pathlib.Path(sys.argv[1])): {then}"
+    with Popen([sys.executable, "-c", code, path], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 Command = Callable[..., Outcome]

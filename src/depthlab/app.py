@@ -82,9 +82,12 @@ def run(composed: DictConfig, choices: Mapping[str, str], *, brief: bool = False
     if left:
         check_finished(left, home, steps)
     elif done:
-        home.set_aside()
-    home.start(planned.config)
-    with logging_to(home.log):
+        with home.owned():
+            home.set_aside()
+    with ExitStack() as stack:
+        stack.enter_context(home.owned())
+        home.start(planned.config)
+        stack.enter_context(logging_to(home.log))
         try:
             level = logging.DEBUG if brief else logging.INFO
             return _train(planned, images, where, steps, operations, level, done if left else None)

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 
 from depthlab.config import identity
 from depthlab.errors import Mistake
-from depthlab.files import replacing
+from depthlab.files import locked, replacing, sweep
 
 Record = dict[str, Any]
 
@@ -25,6 +27,22 @@ class Run:
         self.path = path
         self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
         self.summary, self.checkpoint, self.log = path / "summary.json", path / "checkpoint.pt", path / "train.log"
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Makes the directory, and inside, it is this process's alone; what a killed one left half written goes.
+
+        Raises Mistake, which says who has it, where another process does, and where it cannot be written to.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock"))
+                sweep(self.path)
+            except BlockingIOError as error:
+                raise Mistake(f"{self.path}: in use by {error.strerror}; wait for its end, or stop it") from None
+            except OSError as error:
+                raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
+            yield
 
     def start(self, config: dict[str, Any]) -> None:
         """Makes the directory, or joins one that stores the same config. Raises Mistake where neither is possible."""
