@@ -132,10 +132,13 @@ def _train(
 
     state, clock, records, limit = State(net, sgd(net, cfg.recipe)), Clock(), [], 0.0
     digest = config.digest(planned.config)
-    if home.checkpoint.exists():
-        clock = Clock(**checkpoint.load(home.checkpoint, state, digest=digest)["clock"])
+    if done:
+        home.previous.unlink(missing_ok=True)  # of a run that was killed as it ended: it is not the end's
+    saved = checkpoint.resume(home.checkpoint, home.previous, state, digest=digest)
+    if saved is not None:
+        clock = Clock(**saved["clock"])
         limit = math.inf if done else state.next_record  # only probes are left of what is done
-        records = [r for r in home.records() if r["step"] < limit]
+        records = saved["records"] if "records" in saved else [r for r in home.records() if r["step"] < limit]
     home.keep(records)
     describe.reset_peak_memory(where)
     for line in describe.announcement(planned, images, steps, state.step, facts):
@@ -162,7 +165,8 @@ def _train(
 
     def save() -> None:
         board.flush()
-        checkpoint.save(home.checkpoint, state, digest=digest, clock=vars(clock))
+        more = {"digest": digest, "clock": vars(clock), "records": records}
+        checkpoint.save(home.checkpoint, state, keep=home.previous, **more)
 
     def measure() -> None:
         looks = due(planned.probes, home, records, state.step, steps)

@@ -26,7 +26,8 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
-        self.summary, self.checkpoint, self.log = path / "summary.json", path / "checkpoint.pt", path / "train.log"
+        self.summary, self.log = path / "summary.json", path / "train.log"
+        self.checkpoint, self.previous = path / "checkpoint.pt", path / "checkpoint-previous.pt"
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -72,9 +73,10 @@ class Run:
             raise Mistake(f"{self.summary}: damaged; delete it to finish the run from its checkpoint") from None
 
     def finish(self, summary: Record) -> None:
-        """Writes the summary, which makes the run a finished one."""
+        """Writes the summary, which makes the run a finished one; one checkpoint is enough then."""
         with replacing(self.summary) as file:
             file.write(json.dumps(_finite(summary), indent=1).encode())
+        self.previous.unlink(missing_ok=True)
 
     def records(self, probe: str | None = None) -> list[Record]:
         """The metrics, one record an evaluation, or what a probe measured; a torn last line is dropped."""
