@@ -177,6 +177,30 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(command, undisturbed, 
     assert same(outcome_of_run(), undisturbed)
 
 
+@pytest.mark.parametrize(
+    ("name", "then", "words"),
+    [
+        ("depthlab.describe._commit", lambda: "0123abc", "commit {commit} -> 0123abc"),
+        ("depthlab.describe.version", {"depthlab": "9", "torch": "8"}.get, "depthlab 0.1.0 -> 9, torch {torch} -> 8"),
+        ("depthlab.describe.platform.python_version", lambda: "4.0.0", "python {python} -> 4.0.0"),
+    ],
+)
+def test_software_that_changed_since_the_checkpoint_is_told(
+    command, undisturbed, stopped, monkeypatch, name, then, words
+):
+    saved = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    words = words.format(commit=saved["git_commit"], **saved["versions"])
+    with monkeypatch.context() as changed:
+        changed.setattr(name, then)
+        out = command(*RUN).out
+    assert out.count("goes on with other software") == 1
+    assert f"{stopped.name}: goes on with other software than before: {words}\n" in out
+
+
+def test_the_same_software_is_not_told(command, stopped):
+    assert "other software" not in command(*RUN).out
+
+
 def test_two_damaged_checkpoints_are_one_line_and_stay(command, stopped):
     names = ("checkpoint.pt", "checkpoint-previous.pt")
     for name in names:

@@ -138,6 +138,8 @@ def _train(
     if saved is not None:
         clock = Clock(**saved["clock"])
         limit = math.inf if done else state.next_record  # only probes are left of what is done
+        if not done and (changed := describe.changed(saved, describe.made_with())):
+            log.warning(f"{home.path.name}: goes on with other software than before: {changed}")
         records = saved["records"] if "records" in saved else [r for r in home.records() if r["step"] < limit]
     home.keep(records)
     describe.reset_peak_memory(where)
@@ -165,7 +167,7 @@ def _train(
 
     def save() -> None:
         board.flush()
-        more = {"digest": digest, "clock": vars(clock), "records": records}
+        more = {"digest": digest, "clock": vars(clock), "records": records} | describe.made_with()
         checkpoint.save(home.checkpoint, state, keep=home.previous, **more)
 
     def measure() -> None:
