@@ -1,5 +1,7 @@
 """ImageNet-like folders, on a few generated files."""
 
+import re
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 import depthlab.data
+from conftest import bomb
 from depthlab.errors import Mistake
 
 Image = pytest.importorskip("PIL.Image")
@@ -106,3 +109,18 @@ def test_mistakes(folder, tmp_path):
         imagenet(folder).batches(11, seed=0)
     with pytest.raises(Mistake, match="split=validation"):
         imagenet(folder).evaluate("validation", 4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (65_000, 65_000)])
+def test_an_image_that_would_fill_the_memory_is_one_line(folder, tmp_path, workers, size):
+    shutil.copytree(folder, tmp_path / "set")
+    bad = tmp_path / "set" / "val" / "dog" / "1.jpg"
+    bad.write_bytes(bomb(*size))
+    with pytest.raises(Mistake) as error:
+        list(imagenet(tmp_path / "set", workers=workers).evaluate("test", 3))
+    words = (
+        rf"data\.root: {bad} is no image to decode \(Image size \({size[0] * size[1]} pixels\) exceeds limit of \d+"
+    )
+    assert re.match(words, str(error.value))
+    assert "\n" not in str(error.value)

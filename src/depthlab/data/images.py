@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from torch import Tensor
@@ -102,9 +103,13 @@ class Folders:
         loader = DataLoader(
             images, batch_sampler=keys, num_workers=self._workers, pin_memory=pinned, generator=torch.Generator()
         )
-        for x, y in loader:
-            x = x.to(self._device, memory_format=torch.channels_last, non_blocking=pinned)
-            yield (x / 255 - self._mean) / self._deviation, y.to(self._device, non_blocking=pinned)
+        try:
+            for x, y in loader:
+                x = x.to(self._device, memory_format=torch.channels_last, non_blocking=pinned)
+                yield (x / 255 - self._mean) / self._deviation, y.to(self._device, non_blocking=pinned)
+        except Mistake as mistake:  # a worker's comes with its traceback as text before its own line
+            line = str(mistake).splitlines()[-1]
+            raise Mistake(line.removeprefix(f"{Mistake.__module__}.{Mistake.__name__}: ")) from None
 
     def _part(self, split: str) -> tuple["Decoded", list[int]]:
         if split not in self._parts:
@@ -123,7 +128,23 @@ class Decoded(Dataset[tuple[Tensor, int]]):
         self._folder, self._transform = folder, transform
 
     def __getitem__(self, index: tuple[int, ...]) -> tuple[Tensor, int]:
+        check_size(self._folder.samples[index[-1]][0])
         image, label = self._folder[index[-1]]
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator(*index).get_state())
             return self._transform(image), label
+
+
+def check_size(path: str) -> None:
+    """Raises Mistake where an image file, of which the head alone is read, has more pixels than PIL holds for sound
+    (89 million): a small file can hold so many that they fill the memory.
+    """
+    from PIL import Image
+
+    with catch_warnings(category=Image.DecompressionBombWarning, action="error"):
+        try:
+            Image.open(path).close()
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise Mistake(f"data.root: {path} is no image to decode ({str(error).split(',')[0]})") from None
+        except OSError:  # what is wrong with it, its decoding tells
+            pass

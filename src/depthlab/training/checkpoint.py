@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
+from warnings import catch_warnings
 
 import torch
 
@@ -44,7 +45,8 @@ def load(path: Path, state: State, **expected: Any) -> dict[str, Any]:
         device = next(state.net.parameters()).device
         with path.open("rb") as file:
             _check(file)
-            saved = torch.load(file, map_location=device, weights_only=True)
+            with catch_warnings(action="ignore"):  # what it thinks of a file from elsewhere
+                saved = torch.load(file, map_location=device, weights_only=True)
         for key, value in expected.items():
             if saved[key] != value:
                 raise Mistake(f"{path}: a checkpoint of another config; delete it to start this run anew")
