@@ -240,7 +240,7 @@ class Limited:
 
     def read(self, size: int) -> bytes:
         """The next bytes, `size` or, at the end, fewer."""
-        content = self._stream.read(min(size, self._left + 1))
+        content = self._stream.read(size)
         self._left -= len(content)
         if self._left < 0:
             raise ValueError("it unpacks to more than any published form")

@@ -31,7 +31,12 @@ def save(path: Path, state: State, *, keep: Path | None = None, **more: Any) -> 
     if torch.cuda.is_initialized():
         random["cuda"] = torch.cuda.get_rng_state()
     with replacing(path, keep) as file:
-        torch.save(state.to_dict() | {"random": random} | more, file)
+        try:
+            torch.save(state.to_dict() | {"random": random} | more, file)
+        except RuntimeError as error:  # of torch's zip writer, when it closes a file on a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         _seal(file)
 
 
