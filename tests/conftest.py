@@ -1,9 +1,13 @@
 """Fixtures: the command in this process, and one thread, with which tiny networks are several times faster."""
 
+import struct
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 import torch
@@ -27,6 +31,30 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to hold so many pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@contextmanager
+def another_process_holds(path: Path, then: str = "print('held', flush=True); sys.stdin.read()") -> Iterator[Popen]:
+    """A process that has the lock at `path`, while it does `then`; it is killed at the end."""
+    code = f"import sys, pathlib; from depthlab.files import locked\nwith locked(pathlib.Path(sys.argv[1])): {then}"
+    with Popen([sys.executable, "-c", code, path], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 Command = Callable[..., Outcome]

@@ -29,8 +29,10 @@ def outcome_of_run():
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     saved.pop("clock")
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for record in records:
+    for record in records + saved["records"]:
         record.pop("seconds")
+    assert records == saved["records"]
+    assert not [*run.glob("checkpoint-*")]
     summary = json.loads((run / "summary.json").read_text())
     return saved, records, summary["final"], summary["best"]
 
@@ -126,23 +128,107 @@ def test_kill_9_at_random_moments(command, undisturbed):
     ]
 
 
-def test_a_torn_metrics_line_is_dropped(command, undisturbed, monkeypatch):
+@pytest.fixture
+def stopped(command, undisturbed, monkeypatch):
+    """The directory of a run that was stopped after an evaluation and, with a save each, two more iterations."""
     straight = checkpoint.save
     saves = 0
 
-    def save_twice(*args, **kwargs):
+    def save_some_times(*args, **kwargs):
         nonlocal saves
         saves += 1
-        if saves == 9:
+        if saves == 14:
             raise KeyboardInterrupt
         straight(*args, **kwargs)
 
     with monkeypatch.context() as broken:
-        broken.setattr(checkpoint, "save", save_twice)
+        broken.setattr(checkpoint, "save", save_some_times)
         assert command(*RUN, "checkpoint_every=0").code == 130
-    (metrics,) = Path("outputs").rglob("metrics.jsonl")
-    with metrics.open("a") as file:
-        file.write('{"step": 9, "epo')
+    (run,) = Path("outputs/digits").iterdir()
+    return run
+
+
+@pytest.mark.parametrize("damage", [lambda old: old + b'{"step": 9, "epo', lambda old: b"", lambda old: b"damaged"])
+def test_damaged_metrics_come_back_from_the_checkpoint(command, undisturbed, stopped, damage):
+    metrics = stopped / "metrics.jsonl"
+    assert metrics.read_bytes()
+    metrics.write_bytes(damage(metrics.read_bytes()))
+    assert command(*RUN).code == 0
+    assert same(outcome_of_run(), undisturbed)
+
+
+def flip(path):
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1000])])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(command, undisturbed, stopped, damage):
+    newest, previous = stopped / "checkpoint.pt", stopped / "checkpoint-previous.pt"
+    steps = [torch.load(path, weights_only=True)["step"] for path in (previous, newest)]
+    assert steps[0] < steps[1]
+    damage(newest)
+    outcome = command(*RUN)
+    assert (outcome.code, f"goes on  from iteration {steps[0]} of 16" in outcome.out) == (0, True)
+    words = f"{newest} is damaged: going on from checkpoint-previous.pt, saved at iteration {steps[0]}\n"
+    assert (words in outcome.out) == (damage is not Path.unlink)
+    assert same(outcome_of_run(), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("name", "then", "words"),
+    [
+        ("depthlab.describe._commit", lambda: "0123abc", "commit {commit} -> 0123abc"),
+        ("depthlab.describe.version", {"depthlab": "9", "torch": "8"}.get, "depthlab 0.1.0 -> 9, torch {torch} -> 8"),
+        ("depthlab.describe.platform.python_version", lambda: "4.0.0", "python {python} -> 4.0.0"),
+    ],
+)
+def test_software_that_changed_since_the_checkpoint_is_told(
+    command, undisturbed, stopped, monkeypatch, name, then, words
+):
+    saved = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    words = words.format(commit=saved["git_commit"], **saved["versions"])
+    with monkeypatch.context() as changed:
+        changed.setattr(name, then)
+        out = command(*RUN).out
+    assert out.count("goes on with other software") == 1
+    assert f"{stopped.name}: goes on with other software than before: {words}\n" in out
+
+
+def test_the_same_software_is_not_told(command, stopped):
+    assert "other software" not in command(*RUN).out
+
+
+def test_two_damaged_checkpoints_are_one_line_and_stay(command, stopped):
+    names = ("checkpoint.pt", "checkpoint-previous.pt")
+    for name in names:
+        flip(stopped / name)
+    before = [(stopped / name).read_bytes() for name in names]
+    outcome = command(*RUN)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(f"error: {stopped / names[0]}: damaged (its content is not what was written)")
+    assert outcome.err.endswith(f"together with {names[1]}, which is damaged too\n")
+    assert [(stopped / name).read_bytes() for name in names] == before
+
+
+def test_a_finished_run_is_not_measured_on_an_older_checkpoint(command, stopped):
+    """It was killed after its summary was written and before its last but one checkpoint was removed."""
+    previous = (stopped / "checkpoint-previous.pt").read_bytes()
+    assert command(*RUN).code == 0
+    (stopped / "checkpoint-previous.pt").write_bytes(previous)
+    flip(stopped / "checkpoint.pt")
+    outcome = command(*RUN, "probe=gradients")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "checkpoint.pt: damaged" in outcome.err
+
+
+def test_a_checkpoint_of_before_seals_and_kept_records_goes_on(command, undisturbed, stopped):
+    path = stopped / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["records"]
+    torch.save(saved, path)
     assert command(*RUN).code == 0
     assert same(outcome_of_run(), undisturbed)
 

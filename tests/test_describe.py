@@ -2,7 +2,7 @@
 
 import pytest
 
-from depthlab.describe import duration
+from depthlab.describe import changed, duration, made_with
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,17 @@ from depthlab.describe import duration
 )
 def test_a_duration_is_said_as_a_person_says_it(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_changed_is_named_and_what_is_unknown_is_not():
+    now = made_with()
+    assert changed(now, now) == changed({"step": 3}, now) == ""
+    old = now | {"versions": now["versions"] | {"torch": "2.0"}, "git_commit": None}
+    words = f"torch 2.0 -> {now['versions']['torch']}"
+    assert changed(old, now | {"git_commit": "abc+"}) == f"{words}, commit None -> abc+"
+
+
+def test_git_is_asked_once(monkeypatch):
+    made_with()
+    monkeypatch.setattr("subprocess.run", None)
+    made_with()

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -61,6 +65,44 @@ def test_a_path_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "outputs").write_text("a file")
     with pytest.raises(Mistake, match=r"^output_dir: cannot write .*outputs/run: Not a directory$"):
         Run(tmp_path / "outputs" / "run").start(CONFIG)
+
+
+def test_an_owned_run_is_another_processs_mistake(run):
+    code = (
+        "import sys, pathlib; from depthlab.runs import Run; from depthlab.errors import Mistake\n"
+        "try:\n  with Run(pathlib.Path(sys.argv[1])).owned(): print('owned')\n"
+        "except Mistake as mistake: print(mistake)"
+    )
+
+    def other():
+        return subprocess.check_output([sys.executable, "-c", code, run.path], text=True)
+
+    with run.owned():
+        said = other()
+    assert re.fullmatch(rf"{run.path}: in use by process {os.getpid()} on \S+ since .*; wait for its end, .*\n", said)
+    assert other() == "owned\n"
+
+
+def test_owning_a_run_takes_away_what_a_killed_process_left(run):
+    left = run.path / ".checkpoint.pt.123"
+    left.write_bytes(b"half")
+    with run.owned():
+        assert not left.exists()
+
+
+def test_a_run_set_aside_gives_its_place_to_a_new_one(run):
+    with run.owned():
+        run.set_aside()
+    with run.owned():
+        run.start(CONFIG)
+    assert {path.name for path in run.path.iterdir()} == {".lock", "config.yaml"}
+
+
+def test_a_path_that_cannot_be_owned_is_one_line(tmp_path):
+    (tmp_path / "outputs").write_text("a file")
+    words = r"^output_dir: cannot write .*outputs/run: Not a directory$"
+    with pytest.raises(Mistake, match=words), Run(tmp_path / "outputs" / "run").owned():
+        pass
 
 
 @settings(max_examples=50, deadline=None)

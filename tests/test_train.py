@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, another_process_holds
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=3")
 
@@ -60,6 +60,9 @@ MISTAKES = {
     "skip=null": "chosen by its name",
     "norm=4": "chosen by its name",
     "skip.name=[1]": "skip=[1]: (allowed: none, identity",
+    "+recipe.rte=3": "recipe.rte: no such option; did you mean rate?",
+    "++recipe.warmup.rat=3": "recipe.warmup.rat: no such option; did you mean rate?",
+    "~recipe.rate": "recipe.rate: Recipe (DictConfig) does not support deletion",
     "++dpth=3": "dpth: no such option; did you mean depth?",
     "~seed": "seed: needs a value",
     "precision=tf32 device=cpu": "only GPUs have it",
@@ -127,8 +130,8 @@ def test_the_run_directory_holds_what_the_design_lists(command):
     command(*SHORT, "evaluate_train=true")
     (run,) = Path("outputs/digits").iterdir()
     assert run.name.startswith("resnet8-identity-batch-s0-")
-    names = {path.name.split(".")[0] + path.suffix for path in run.iterdir() if "tfevents" not in path.name}
-    assert names == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt", "train.log"}
+    names = {path.name for path in run.iterdir() if "tfevents" not in path.name}
+    assert names == {".lock", "config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt", "train.log"}
     assert len([*run.glob("events.out.tfevents.*")]) == 1
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "finished"
@@ -162,6 +165,33 @@ def test_one_failed_run_does_not_stop_the_others(command):
     assert "damaged" in outcome.out
     assert "-s2-" in outcome.out
     assert len([*Path("outputs/digits").glob("*/summary.json")]) == 1
+
+
+def test_a_run_in_use_is_refused_and_in_a_sweep_stops_no_other(command):
+    assert command(*SHORT, "seed=1").code == 0
+    (run,) = Path("outputs/digits").iterdir()
+    (run / "summary.json").unlink()
+    with another_process_holds(run / ".lock") as other:
+        before = {path: path.read_bytes() for path in run.iterdir()}
+        for again in ((), ("rerun=true",)):
+            outcome = command(*SHORT, "seed=1", *again)
+            assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+            assert outcome.err.startswith(f"error: {run}: in use by process {other.pid} on ")
+        outcome = command("-m", "seed=1,2", *SHORT)
+        assert outcome.code == 1
+        assert f"{run.name}: failed: {run}: in use by process {other.pid} on " in outcome.out
+        assert "-s2-" in outcome.out
+        assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert command(*SHORT, "seed=1").code == 0
+
+
+def test_a_finished_run_in_use_is_recognised_and_not_set_aside(command):
+    assert command(*SHORT).code == 0
+    (run,) = Path("outputs/digits").iterdir()
+    with another_process_holds(run / ".lock"):
+        assert "done before" in command(*SHORT).out
+        assert "in use by" in command(*SHORT, "rerun=true").err
+    assert [*run.parent.iterdir()] == [run]
 
 
 def test_epochs_0_measures_the_network_at_initialisation(command):

@@ -137,9 +137,12 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
     if left:
         check_finished(left, home, steps)
     elif done:
-        home.set_aside()
-    home.start(planned.config)
-    with logging_to(home.log):
+        with home.owned():
+            home.set_aside()
+    with ExitStack() as stack:
+        stack.enter_context(home.owned())
+        home.start(planned.config)
+        stack.enter_context(logging_to(home.log))
         try:
             level = logging.DEBUG if brief else logging.INFO
             return _train(planned, images, where, steps, operations, level, done if left else None, ranks)
@@ -183,10 +186,15 @@ def _train(
 
     state, clock, records, limit = State(net, sgd(net, cfg.recipe)), Clock(), [], 0.0
     digest = config.digest(planned.config)
-    if home.checkpoint.exists():
-        clock = Clock(**checkpoint.load(home.checkpoint, state, digest=digest)["clock"])
+    if done:
+        home.previous.unlink(missing_ok=True)  # of a run that was killed as it ended: it is not the end's
+    saved = checkpoint.resume(home.checkpoint, home.previous, state, digest=digest)
+    if saved is not None:
+        clock = Clock(**saved["clock"])
         limit = math.inf if done else state.next_record  # only probes are left of what is done
-        records = [r for r in home.records() if r["step"] < limit]
+        if not done and (changed := describe.changed(saved, describe.made_with())):
+            log.warning(f"{home.path.name}: goes on with other software than before: {changed}")
+        records = saved["records"] if "records" in saved else [r for r in home.records() if r["step"] < limit]
     home.keep(records)
     describe.reset_peak_memory(where)
     for line in describe.announcement(planned, images, steps, state.step, facts):
@@ -202,7 +210,8 @@ def _train(
 
     def save() -> None:
         board.flush()
-        checkpoint.save(home.checkpoint, state, digest=digest, clock=vars(clock))
+        more = {"digest": digest, "clock": vars(clock), "records": records} | describe.made_with()
+        checkpoint.save(home.checkpoint, state, keep=home.previous, **more)
 
     def measure() -> None:
         looks = due(planned.probes, home, records, state.step, steps)

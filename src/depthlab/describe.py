@@ -3,7 +3,7 @@
 import platform
 import subprocess
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,22 @@ def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: 
         "seconds": last["seconds"],
         "peak_memory_bytes": _peak_memory(facts["device"]),
         "seed": plan.cfg.seed,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("depthlab", "torch")},
-        "git_commit": _commit(),
+        **made_with(),
     }
+
+
+def made_with() -> Record:
+    """What of the software can change a number: versions, and the project's commit."""
+    versions = {"python": platform.python_version()} | {name: version(name) for name in ("depthlab", "torch")}
+    return {"versions": versions, "git_commit": _commit()}
+
+
+def changed(before: Record, now: Record) -> str:
+    """What differs between two of `made_with`, in words; empty if nothing does, or if it is not known of `before`."""
+    if "versions" not in before:
+        return ""
+    old, new = (made["versions"] | {"commit": made["git_commit"]} for made in (before, now))
+    return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])
 
 
 def reset_peak_memory(where: torch.device) -> None:
@@ -132,6 +145,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
 
 
+@cache  # as of the code that this process has read, and git takes its time
 def _commit() -> str | None:
     """The project's commit, with a + where files differ from it; None outside a clone."""
     git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)

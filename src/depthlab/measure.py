@@ -39,7 +39,7 @@ class Probe:
 
     def measured(self, run: Run, step: int) -> bool:
         """Whether it has measured at iteration `step` of a run, as it is set now."""
-        return any(r["step"] == step and r["settings"] == self.settings for r in run.records(self.name))
+        return any(r["step"] == step and r.get("settings") == self.settings for r in run.records(self.name))
 
     def check(self, data: DataSet) -> None:
         """Raises Mistake if the data has no such split."""

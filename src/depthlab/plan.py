@@ -61,11 +61,12 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     composed = composed.copy()
     with open_dict(composed):
         composed.pop("hydra", None)
-    known = [field.name for field in fields(Config)]
-    for key in set(composed) ^ set(known):
-        raise Mistake(
-            f"{key}: no such option; {hint(str(key), known)}" if key not in known else f"{key}: needs a value"
-        )
+    for path, kind in (("", Config), ("recipe.", recipe.Recipe), ("recipe.warmup.", recipe.Warmup)):
+        known = [field.name for field in fields(kind)]
+        node = OmegaConf.select(composed, path[:-1]) if path else composed
+        for key in set(node) ^ set(known):
+            unknown = f"no such option; {hint(str(key), known)}"
+            raise Mistake(f"{path}{key}: {unknown if key not in known else 'needs a value'}")
     cfg = cast(Config, OmegaConf.to_object(composed))
     recipe.check(cfg.recipe)
     limits = {

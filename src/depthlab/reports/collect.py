@@ -73,7 +73,7 @@ def load(folder: Path) -> tuple[list[Result], list[str], list[str]]:
                 continue
             config = yaml.safe_load(run.config.read_text())
             probes = {name: _alike(run.records(name)) for name in run.probes()}
-            result = Result(path, config, summary, run.records(), probes)
+            result = Result(path, config, summary, run.curves(summary), probes)
             assert_whole(result)
             results.append(result)
         except (Mistake, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
