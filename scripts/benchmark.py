@@ -58,6 +58,16 @@ class Epoch(NamedTuple):
     all: float
 
 
+AXES = {
+    "depth": (8, 20, 56, 110),
+    "width": (8, 16, 32),
+    "data.size": (16, 32, 64),
+    "recipe.batch": (16, 64, 256),
+    "devices": (1, 2),
+}
+"""What the cost is measured against with --scaling, each with ResNet-20's other values."""
+
+
 def planned(case: str, more: list[str]) -> Plan:
     """The plan of a case, on all cores, without a warm-up."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -204,12 +214,21 @@ def _alone(case: str, more: list[str], turns: int) -> float:
 def command(case: str, more: list[str]) -> dict[str, float]:
     """Seconds from the command to the end of its first iteration and test pass, and its peak memory in GiB."""
     with tempfile.TemporaryDirectory() as folder:
-        typed = [*CASES[case].split(), "threads=null", "recipe.iterations=1", f"output_dir={folder}", *more]
+        typed = [
+            *CASES[case].split(),
+            "threads=null",
+            "epochs=null",
+            "recipe.iterations=1",
+            f"output_dir={folder}",
+            *more,
+        ]
         start = time.perf_counter()
         subprocess.run([sys.executable, ROOT / "train.py", *typed], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
-        (summary,) = Path(folder).rglob("summary.json")
-        return {"first_step_s": seconds, "peak_gib": json.loads(summary.read_text())["peak_memory_bytes"] / 2**30}
+        (path,) = Path(folder).rglob("summary.json")
+        summary = json.loads(path.read_text())
+        peak = summary["peak_memory_bytes"] / 2**30
+        return {"first_step_s": seconds, "peak_gib": peak, "images_s": summary["images_per_second"]}
 
 
 def measure(case: str, more: list[str], turns: int, rates: dict[str, float]) -> dict[str, Any]:
@@ -231,7 +250,36 @@ def measure(case: str, more: list[str], turns: int, rates: dict[str, float]) -> 
     if case.startswith("digits") and where.type == "cpu":
         alone = images.images / statistics.median(theirs.all for _, theirs in pairs)
         row["runs_beside_ratio"] = beside(case, more, threads, turns) / alone
-    return row | command(case, more)
+    started = command(case, more)
+    return row | {key: started[key] for key in ("first_step_s", "peak_gib")}
+
+
+def scaling(more: list[str]) -> dict[str, dict[str, float]]:
+    """Milliseconds an image of ResNet-20's training steps along each axis, and the exponent of the fitted power; for
+    depth the fitted line. With several devices, as the command's summary tells, a thread each.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for axis, values in AXES.items():
+        cost = {}
+        for value in values:
+            options = [*more, "data.images=512", "data.test_images=2", f"{axis}={value}"]
+            if axis == "devices":
+                cost[value] = 1000 / command("resnet20", [*options, "threads=1", "recipe.iterations=12"])["images_s"]
+                continue
+            made = planned("resnet20", options)
+            where = app.device(made.cfg)
+            images = made.options["data"](where)
+            epochs = ours(made, images, where)
+            next(epochs)
+            cost[value] = 1000 * statistics.median(next(epochs).steps for _ in range(3)) / images.images
+        found[axis] = {str(value): round(ms, 4) for value, ms in cost.items()}
+        slope, start = np.polyfit([*cost], [*cost.values()], 1)
+        power, _ = np.polyfit(np.log([*cost]), np.log([*cost.values()]), 1)
+        found[axis] |= (
+            {"a layer": round(slope, 4), "at 0": round(start, 4)} if axis == "depth" else {"power": round(power, 2)}
+        )
+        print(axis, found[axis], flush=True)
+    return found
 
 
 def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -259,6 +307,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all of them if none is given")
+    parser.add_argument("--scaling", action="store_true", help="how the cost grows with depth, width, size and batch")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks")
     typed = sys.argv[1:]
@@ -278,12 +327,16 @@ def main() -> None:
     machine = {"machine": f"{name}, {torch.get_num_threads()} threads", "torch": torch.__version__}
     machine |= {"options": " ".join(more) or "none", "product, 10^9/s": round(rates["gflops"], 1)}
     machine |= {"copy, GB/s": round(rates["gigabytes"], 1)}
+    stem = re.sub(r"\W+", "-", f"{name} {torch.get_num_threads()} {' '.join(more)}".strip().lower()).strip("-")
+    given.output.mkdir(parents=True, exist_ok=True)
+    if given.scaling:
+        growth = {"machine": machine, "milliseconds an image": scaling(more)}
+        (given.output / f"{stem}-scaling.json").write_text(json.dumps(growth, indent=1) + "\n")
+        return
     rows = []
     for case in given.cases or CASES:
         rows.append(measure(case, more, given.turns, rates))
         print(rows[-1], flush=True)
-    stem = re.sub(r"\W+", "-", f"{name} {torch.get_num_threads()} {' '.join(more)}".strip().lower()).strip("-")
-    given.output.mkdir(parents=True, exist_ok=True)
     (given.output / f"{stem}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     (given.output / f"{stem}.md").write_text(markdown(machine, rows))
     print(markdown(machine, rows), end="")
