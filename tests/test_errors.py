@@ -141,3 +141,18 @@ def test_what_hydra_says_becomes_one_line(capsys, typed):
         fail()
     out, err = capsys.readouterr()
     assert (stop.value.code, out, err) == (2, "", f"error: {TYPED[typed]}\n")
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "said"), [(KeyboardInterrupt(), 130, "interrupted\n"), (SystemExit(143), 143, "")]
+)
+def test_what_was_stopped_may_hide_it_behind_an_error_of_its_clean_up(capsys, stop, code, said):
+    with pytest.raises(SystemExit) as ended, told_in_one_line([]):
+        try:
+            try:
+                raise stop
+            finally:
+                None.missing  # noqa: B018
+        except AttributeError as error:
+            raise ValueError("told otherwise") from error.__cause__
+    assert (ended.value.code, capsys.readouterr().err) == (code, said)

@@ -40,7 +40,12 @@ def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = l
     options of a group that have a key.
     """
     try:
-        yield
+        try:
+            yield
+        except Exception as error:
+            if stop := _stop(error):
+                raise stop from None
+            raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -53,6 +58,13 @@ def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = l
             raise
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(code) from None
+
+
+def _stop(error: BaseException | None) -> BaseException | None:
+    """The Ctrl-C or exit behind an error: what it interrupted, as OmegaConf in its clean-up, can hide it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+        error = error.__context__
+    return error
 
 
 def _one_line(error: Exception, keys: Iterable[str], owners: Callable[[str], list[str]]) -> str | None:
