@@ -11,6 +11,10 @@ ALIASES = {"lr": "recipe.rate", "learning_rate": "recipe.rate", "batch_size": "r
 ALIASES |= {"weight_decay": "recipe.decay", "momentum": "recipe.momentum", "dataset": "data", "lambda": "skip.scale"}
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+"""What a terminal obeys instead of showing it, and ends of lines."""
+
+
 class Mistake(Exception):
     """A mistake of the person at the keyboard. Its text is one line; the command exits with 2."""
 
@@ -56,7 +60,7 @@ def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = l
             line, code = f"{where}{error.strerror or error}; the same command continues", 1
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {CONTROL.sub(' ', line)}", file=sys.stderr)
         raise SystemExit(code) from None
 
 
