@@ -1,11 +1,12 @@
 """Disturbs runs in every way, a few hundred times, and counts what is lost: `python scripts/faults.py`.
 
 With words, the faults alone whose names hold one: `python scripts/faults.py SIGKILL disk`. It ends with 1 if anything
-was lost.
+was lost. `--fuzz 3000` types so many random commands instead, as tests/test_fuzz.py does.
 """
 
 import argparse
 import random
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -20,7 +21,13 @@ def main() -> None:
     """The command: a table, a line a fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="WORD")
-    words = parser.parse_args().words
+    parser.add_argument("--fuzz", type=int, metavar="N")
+    given = parser.parse_args()
+    words = given.words
+    if given.fuzz:
+        file = Path(__file__).resolve().parent.parent / "tests" / "test_fuzz.py"
+        command = [sys.executable, "-m", "pytest", "-n", "0", "-q", file, f"--examples={given.fuzz}"]
+        raise SystemExit(subprocess.run(command).returncode)
     chosen = {name: fault for name, fault in ALL.items() if not words or any(word in name for word in words)}
     print(f"{'fault':42}{'injected':>10}{IDENTICAL:>11}{REFUSED:>9}{'lost':>6}", flush=True)
     total = [0] * 4

@@ -18,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples", type=int, default=100, help="how many commands test_fuzz.py types")
+
+
 def presets(group: str) -> dict[str, dict]:
     """The YAML files of a group by name, interpolations resolved as in a run of 1,000 iterations."""
     run = OmegaConf.create({"recipe": {"iterations": 1000}})

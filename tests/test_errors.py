@@ -141,3 +141,33 @@ def test_what_hydra_says_becomes_one_line(capsys, typed):
         fail()
     out, err = capsys.readouterr()
     assert (stop.value.code, out, err) == (2, "", f"error: {TYPED[typed]}\n")
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "said"), [(KeyboardInterrupt(), 130, "interrupted\n"), (SystemExit(143), 143, "")]
+)
+def test_a_stop_is_found_behind_an_error_of_the_clean_up_that_it_met(capsys, stop, code, said):
+    def clean_up():
+        try:
+            raise stop
+        finally:
+            raise AttributeError("half made")
+
+    def tells():
+        try:
+            clean_up()
+        except AttributeError:
+            raise ValueError("told otherwise") from None
+
+    with pytest.raises(SystemExit) as ended, told_in_one_line([]):
+        tells()
+    assert (ended.value.code, capsys.readouterr().err) == (code, said)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x1b[2J", "\x00", "\x85", "\u2028"])
+def test_what_was_typed_does_not_break_the_line(capsys, end):
+    with pytest.raises(SystemExit), told_in_one_line([]):
+        raise Mistake(f"skip=a{end}b: none")
+    err = capsys.readouterr().err
+    assert (len(err.splitlines()), end in err) == (1, end == "\n")
+    assert err.endswith("b: none\n")

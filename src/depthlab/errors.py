@@ -13,6 +13,10 @@ ALIASES = {"lr": "recipe.rate", "learning_rate": "recipe.rate", "batch_size": "r
 ALIASES |= {"weight_decay": "recipe.decay", "momentum": "recipe.momentum", "dataset": "data", "lambda": "skip.scale"}
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+"""What a terminal obeys instead of showing it, and ends of lines."""
+
+
 class Mistake(Exception):
     """A mistake of the person at the keyboard. Its text is one line; the command exits with 2."""
 
@@ -42,7 +46,12 @@ def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = l
     options of a group that have a key.
     """
     try:
-        yield
+        try:
+            yield
+        except Exception as error:
+            if stop := _stop(error):
+                raise stop from None
+            raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -53,11 +62,19 @@ def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = l
             line, code = f"{where}{error.strerror or error}; the same command continues", 1
         if line is None:
             raise
-        if isinstance(error, Mistake | ConnectionError) and os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(3)  # torchrun ends all when one has ended: the first of each machine says it
-        else:
-            print(f"error: {line}", file=sys.stderr)
+        other = os.environ.get("LOCAL_RANK", "0") != "0"
+        if other and isinstance(error, Mistake | ConnectionError):
+            time.sleep(3)  # torchrun ends all when one has ended: the first of each machine says what all say
+        if not (other and isinstance(error, ConnectionError)):
+            print(f"error: {CONTROL.sub(' ', line)}", file=sys.stderr)
         raise SystemExit(code) from None
+
+
+def _stop(error: BaseException | None) -> BaseException | None:
+    """The Ctrl-C or exit behind an error: what it interrupted, as OmegaConf in its clean-up, can hide it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+        error = error.__context__
+    return error
 
 
 def _one_line(error: Exception, keys: Iterable[str], owners: Callable[[str], list[str]]) -> str | None:

@@ -162,8 +162,9 @@ def _call(job: Callable[[int], Any], rank: int, raised: Any) -> None:
     try:
         job(rank)
     except Exception as error:
-        told = isinstance(error, OSError) or type(error).__module__ == "depthlab.errors"
-        raised.put(error if told else RuntimeError("".join(traceback.format_exception(error))))
+        told = isinstance(error, OSError) or any(kind.__module__ == "depthlab.errors" for kind in type(error).__mro__)
+        text = "".join(traceback.format_exception(error))
+        raised.put(error if told else RuntimeError(f"{one_line(error)}\n{text}"))
         sys.exit(1)
 
 

@@ -250,6 +250,7 @@ class Lab:
 
 
 FILES = {".lock", "config.yaml", "metrics.jsonl", "summary.json", "checkpoint.pt", "train.log"}
+FILES |= {"checkpoint-previous.pt"}  # stays where a run was killed right after its summary
 
 
 def content(folder: Path) -> dict[Path, bytes]:

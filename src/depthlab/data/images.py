@@ -236,7 +236,7 @@ def check_size(path: str) -> None:
             Image.open(path).close()
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise Mistake(f"data.root: {path} is no image to decode ({str(error).split(',')[0]})") from None
-        except OSError:  # what is wrong with it, its decoding tells
+        except Exception:  # what is wrong with it, its decoding tells
             pass
 
 
