@@ -158,13 +158,14 @@ def missing(wanted: list[dict[str, Any]], seeds: list[int], rows: list[Row]) -> 
 
 
 def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
-    """The rows of sweeps as typed, each a list like `depth=20,56`, `skip=none`; seeds are left out, and groups inside
-    groups (`recipe/schedule`), which are no facts of a row.
+    """The rows of sweeps as typed, each a list like `depth=20,56`, `skip=none`; seeds are left out, and what is no
+    fact of a row: groups inside groups (`recipe/schedule`), and what a probe looks at.
     """
     found = []
     for sweep in sweeps:
         pairs = [word.partition("=") for word in sweep]
-        axes = {k: [_value(v) for v in values.split(",")] for k, _, values in pairs if k != "seed" and "/" not in k}
+        facts = [(k, values) for k, _, values in pairs if k != "seed" and "/" not in k and not k.startswith("probe")]
+        axes = {k: [_value(v) for v in values.split(",")] for k, values in facts}
         found += [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
     return found
 
