@@ -95,9 +95,9 @@ def test_seeds_that_a_row_lacks(folder):
 
 
 def test_grid():
-    assert grid([["seed=0,1", "recipe/schedule=cosine", "probe.lesion.images=9", "d=false", "a=1,x", "b.c=0.5,1e-4"]]) == [
-        {"d": None, "a": a, "b.c": c} for a in (1, "x") for c in (0.5, 1e-4)
-    ]
+    assert grid(
+        [["seed=0,1", "recipe/schedule=cosine", "probe.lesion.images=9", "d=false", "a=1,x", "b.c=0.5,1e-4"]]
+    ) == [{"d": None, "a": a, "b.c": c} for a in (1, "x") for c in (0.5, 1e-4)]
 
 
 def test_a_data_set_can_have_runs_and_options_of_its_own(folder):
