@@ -59,6 +59,7 @@ MISTAKES = {
     "recipe.rate=1e39": "the rate of iteration",
     "skip=null": "chosen by its name",
     "norm=4": "chosen by its name",
+    "~data=70": "chosen by its name",
     "skip.name=[1]": "skip=[1]: (allowed: none, identity",
     "+recipe.rte=3": "recipe.rte: no such option; did you mean rate?",
     "++recipe.warmup.rat=3": "recipe.warmup.rat: no such option; did you mean rate?",

@@ -89,7 +89,7 @@ def _one_line(error: Exception, keys: Iterable[str], owners: Callable[[str], lis
         return str(one_of(group, given, error.options))
     if isinstance(error, MissingConfigException) and (word := re.search(r"load '(probe)/(\w+)'", str(error))):
         return str(one_of(word[1], word[2], [option.partition("=")[2] for option in owners("probe.every")]))
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+    if isinstance(error, ValueError) and "Config group override" in str(error):
         return "an option of a group is chosen by its name, as in skip=none"
     if "Ambiguous value for argument" in str(error):
         return "values with commas are a sweep: add -m"

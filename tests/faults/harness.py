@@ -265,7 +265,8 @@ def result(folder: Path, name: str = "*") -> dict:
 
     (run,) = folder.glob(f"outputs/digits/{name}")
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
-    saved.pop("clock")
+    for name in ("clock", "git_commit"):  # the server may have started before the last commit
+        saved.pop(name)
     summary = json.loads((run / "summary.json").read_text())
     curves = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for record in curves + saved["records"]:
