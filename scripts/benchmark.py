@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from torchvision import transforms
 from depthlab import app, describe
 from depthlab.data.dataset import DataSet
 from depthlab.plan import Plan, plan
-from depthlab.training.loop import State, sgd, train
+from depthlab.training.loop import State, sgd
 
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR = "data=synthetic data.augment=true data.images=512 data.test_images=128 width=16 recipe.batch=128"
@@ -68,35 +67,27 @@ AXES = {
 """What the cost is measured against with --scaling, each with ResNet-20's other values."""
 
 
+def typed(case: str, more: list[str]) -> list[str]:
+    """The options of a case, on all cores, without a warm-up, with `more` or instead of its own."""
+    return [*CASES[case].split(), "threads=null", "recipe.warmup.share=0", *more]
+
+
 def planned(case: str, more: list[str]) -> Plan:
-    """The plan of a case, on all cores, without a warm-up."""
+    """The plan of a case."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        typed = [*CASES[case].split(), "threads=null", "recipe.warmup.share=0", *more]
-        composed = compose("train", typed, return_hydra_config=True)
+        composed = compose("train", typed(case, more), return_hydra_config=True)
     return plan(composed, composed.hydra.runtime.choices)
 
 
 def ours(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:
     """Endless epochs of depthlab's own loop; its augmentation counts among the steps."""
-    cfg = made.cfg
-    net = made.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
-    state = State(net, sgd(net, cfg.recipe))
-    half = partial(torch.autocast, where.type, torch.bfloat16)
-    training = train(
-        state,
-        images,
-        cfg.recipe,
-        made.schedule,
-        depth=cfg.depth,
-        steps=10**7,
-        seed=0,
-        splits=("test",),
-        autocast=half if cfg.precision.name == "bf16" else nullcontext,
-    )
+    recipe, net = made.cfg.recipe, app.network(made, images, where)
+    state = State(net, sgd(net, recipe))
+    training = app.loop(made, images, where, state, 10**7)
     for epoch in itertools.count(1):
         start, trained = _now(where), 0.0
         while next(training) is None:
-            if not trained and state.step * cfg.recipe.batch >= epoch * images.images:
+            if not trained and state.step * recipe.batch >= epoch * images.images:
                 trained = _now(where)
         yield Epoch(trained - start, _now(where) - start)
 
@@ -170,12 +161,12 @@ class Traffic(TorchDispatchMode):
 
 def limit(made: Plan, images: DataSet, where: torch.device, rates: dict[str, float]) -> float:
     """Images/s that the machine's measured rates allow: three times the forward pass's operations and, on a GPU, the
-    bytes that an eager step of float32 reads and writes, whichever takes longer.
+    bytes that an eager step without autocast reads and writes, whichever takes longer.
     """
     seconds = 6 * describe.multiply_adds(made, images) / (rates["gflops"] * 1e9)
     if where.type == "cuda":
         x, y = next(images.batches(made.cfg.recipe.batch, seed=0))
-        net = made.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
+        net = app.network(made, images, where)
         with Traffic() as traffic:
             functional.cross_entropy(net(x), y).backward()
         seconds = max(seconds, traffic.total / len(x) / (rates["gigabytes"] * 1e9))
@@ -214,16 +205,9 @@ def _alone(case: str, more: list[str], turns: int) -> float:
 def command(case: str, more: list[str]) -> dict[str, float]:
     """Seconds from the command to the end of its first iteration and test pass, and its peak memory in GiB."""
     with tempfile.TemporaryDirectory() as folder:
-        typed = [
-            *CASES[case].split(),
-            "threads=null",
-            "epochs=null",
-            "recipe.iterations=1",
-            f"output_dir={folder}",
-            *more,
-        ]
+        options = typed(case, ["epochs=null", "recipe.iterations=1", f"output_dir={folder}", *more])
         start = time.perf_counter()
-        subprocess.run([sys.executable, ROOT / "train.py", *typed], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, ROOT / "train.py", *options], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
         (path,) = Path(folder).rglob("summary.json")
         summary = json.loads(path.read_text())
@@ -310,9 +294,9 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true", help="how the cost grows with depth, width, size and batch")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks")
-    typed = sys.argv[1:]
-    cut = typed.index("--") if "--" in typed else len(typed)
-    given, more = parser.parse_args(typed[:cut]), typed[cut + 1 :]
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)
+    given, more = parser.parse_args(words[:cut]), words[cut + 1 :]
     for case in given.cases:
         if case not in CASES:
             parser.error(f"{case}: no such case (allowed: {', '.join(CASES)})")

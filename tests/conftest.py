@@ -6,13 +6,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from subprocess import PIPE, Popen
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+
+from depthlab.config import bind
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,6 +33,13 @@ def presets(group: str) -> dict[str, dict]:
     files = sorted((ROOT / "configs" / group).glob("*.yaml"))
     merged = {f.stem: OmegaConf.to_container(OmegaConf.merge(run, OmegaConf.load(f)), resolve=True) for f in files}
     return {name: {k: v for k, v in node.items() if k != "recipe"} for name, node in merged.items()}
+
+
+@cache
+def option(module: ModuleType, preset: str) -> partial[Any]:
+    """The option of a group's module that a preset chooses, its values filled in."""
+    group = module.__name__.rpartition(".")[2]
+    return bind(module, presets(group)[preset], group)
 
 
 @dataclass

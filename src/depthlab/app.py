@@ -180,7 +180,7 @@ def _train(
 ) -> Record:
     cfg, home, batch = planned.cfg, planned.run, planned.cfg.recipe.batch
     facts: Record = {"multiply_adds": operations, "devices": ranks.world}
-    net = _network(planned, images, where)
+    net = network(planned, images, where)
     facts["parameters"] = sum(p.numel() for p in net.parameters())
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 
@@ -203,7 +203,7 @@ def _train(
     over = bool(records) and (records[-1]["step"] == steps or "diverged_at" in records[-1])
     for probe in home.probes():
         home.keep([r for r in home.records(probe) if r["step"] < limit], probe)
-    training = _training(planned, images, where, state, steps, ranks, over)
+    training = loop(planned, images, where, state, steps, ranks, over=over)
     epochs_left = (steps - state.step) * batch / images.images
     tested = sum(map(images.size, _splits(planned, images)))
     forward = tested / batch / 3  # a test pass, in iterations: forward is a third of one
@@ -230,16 +230,14 @@ def _train(
                 log.log(ends, describe.found(probe.name, state.step, values))
 
     def save_or_stop(late: bool) -> None:
-        signal, saving = ranks.agree(interruption.signal or 0, late)
-        if saving or signal:
-            state.hand_in(ranks)
-            if not interruption.broke:  # else it was saved before the probe, which may not have tidied up
-                save()
+        signal, saves = _agreed(ranks, state, interruption, late)
+        if saves and not interruption.broke:  # else it was saved before the probe, which may not have tidied up
+            save()
         if signal:
             progress.close()
             log.info(f"stopped and saved at iteration {state.step:,} of {steps:,}; to continue: {_command(ranks)}")
-            ranks.agree(0)
-            raise SystemExit(128 + int(signal))
+            ranks.wait()
+            raise SystemExit(128 + signal)
 
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption().watching())
@@ -270,7 +268,7 @@ def _train(
             save()
             summary = describe.summary(planned, records, facts, clock.training)
             home.finish(summary)
-    ranks.agree(0)
+    ranks.wait()
     log.info(describe.result(summary))
     if interruption.signal is not None:  # it came when all was done
         raise SystemExit(128 + interruption.signal)
@@ -280,21 +278,28 @@ def _train(
 
 def _assist(planned: Plan, images: DataSet, where: torch.device, steps: int, ranks: Ranks) -> Record:
     """What the other processes do while the first is in `_train`: the same iterations, and no word."""
-    net = _network(planned, images, where)
+    net = network(planned, images, where)
     state = State(net, sgd(net, planned.cfg.recipe))
     with Interruption(tells=False).watching() as interruption:
-        for _ in chain([None], _training(planned, images, where, state, steps, ranks)):
-            signal, saving = ranks.agree(interruption.signal or 0, False)
-            if saving or signal:
-                state.hand_in(ranks)
+        for _ in chain([None], loop(planned, images, where, state, steps, ranks)):
+            signal, _ = _agreed(ranks, state, interruption, late=False)
             if signal:
-                ranks.agree(0)
-                raise SystemExit(128 + int(signal))
-    ranks.agree(0)
+                ranks.wait()
+                raise SystemExit(128 + signal)
+    ranks.wait()
     return {}
 
 
-def _network(planned: Plan, images: DataSet, where: torch.device) -> Network:
+def _agreed(ranks: Ranks, state: State, interruption: Interruption, late: bool) -> tuple[int, bool]:
+    """The signal for which all stop now, or 0, and whether the first saves, which then has the counts of all."""
+    signal, saves = ranks.agree(interruption.signal or 0, late)
+    if signal or saves:
+        state.hand_in(ranks)
+    return int(signal), bool(signal or saves)
+
+
+def network(planned: Plan, images: DataSet, where: torch.device) -> Network:
+    """The network of a run on its device, in its precision and memory format."""
     net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
     if planned.cfg.precision.name == "fp64":
         net.double().register_forward_pre_hook(lambda net, given: (given[0].double(),))
@@ -305,13 +310,14 @@ def _splits(planned: Plan, images: DataSet) -> tuple[str, ...]:
     return tuple(split for split in images.splits if split != "train" or planned.cfg.evaluate_train)
 
 
-def _training(
+def loop(
     planned: Plan,
     images: DataSet,
     where: torch.device,
     state: State,
     steps: int,
-    ranks: Ranks,
+    ranks: Ranks = ALONE,
+    *,
     over: bool = False,
 ) -> Iterator[Metrics | None]:
     """The loop, from the first process's `state` on; nothing if it says that all is `over`."""

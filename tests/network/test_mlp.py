@@ -1,7 +1,6 @@
 """Fully connected networks against closed forms and a loop of matrix products."""
 
 import re
-from functools import cache
 from itertools import product
 
 import pytest
@@ -10,18 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from conftest import presets
-from depthlab.config import bind
+from conftest import option, presets
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, mlp, norm, skip, unit
 from depthlab.network.mlp import LAYERS
 from depthlab.network.resnet import Network
-
-
-@cache
-def option(module, preset):
-    group = module.__name__.rpartition(".")[2]
-    return bind(module, presets(group)[preset], group)
 
 
 def build(depth, block=None, order=unit.original, join=skip.identity, made=norm.batch, act=activation.relu, **sizes):

@@ -6,15 +6,9 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from conftest import presets
+from conftest import option, presets
 from depthlab import network
-from depthlab.config import bind
 from depthlab.network import activation, init, norm, skip, unit
-
-
-def option(module, preset):
-    group = module.__name__.rpartition(".")[2]
-    return bind(module, presets(group)[preset], group)
 
 
 def made(depth=14, norms="batch", skips="identity", order="original"):

@@ -1,7 +1,6 @@
 """Networks against He et al.'s published counts, torchvision's networks, and loops."""
 
 import re
-from functools import cache
 from itertools import product
 
 import pytest
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import presets
-from depthlab.config import bind
+from conftest import option, presets
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, norm, resnet, skip, unit
 from depthlab.network.resnet import BLOCKS, IMAGENET, Network, ZeroPad, from_torchvision
@@ -21,12 +19,6 @@ from depthlab.network.resnet import BLOCKS, IMAGENET, Network, ZeroPad, from_tor
 LAYERS = {"basic": 2, "bottleneck": 3, "single": 1}
 TORCHVISION = {depth: f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 STRIDES = ("1x1", "3x3")
-
-
-@cache
-def option(module, preset):
-    group = module.__name__.rpartition(".")[2]
-    return bind(module, presets(group)[preset], group)
 
 
 def enumerate_presets(group):

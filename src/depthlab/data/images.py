@@ -89,7 +89,6 @@ class Folders:
     """
 
     part = (0, 1)
-    views = 1
 
     def __init__(
         self,

@@ -48,20 +48,17 @@ class Ranks:
         """
         if self.world == 1:
             return net
-        for module in _synchronised(net):
-            module.processes = self.world
+        _synchronise(net, self.world)
         return DistributedDataParallel(net)
 
     @contextmanager
     def alone(self, net: nn.Module) -> Iterator[None]:
         """Inside, a synchronised norm sees this process's images alone: for what the others do not do."""
         try:
-            for module in _synchronised(net):
-                module.processes = 1
+            _synchronise(net, 1)
             yield
         finally:
-            for module in _synchronised(net):
-                module.processes = self.world
+            _synchronise(net, self.world)
 
     def gathered(self, values: Tensor) -> Tensor:
         """The values (...) of all processes, (world, ...)."""
@@ -84,6 +81,10 @@ class Ranks:
         dist.all_reduce(values, dist.ReduceOp.MAX, group=self.control)
         return values.tolist()
 
+    def wait(self) -> None:
+        """Goes on when all are here."""
+        self.agree(0)
+
     def first_says(self, value: T) -> T:
         """The first's value, for all."""
         if self.world == 1:
@@ -96,10 +97,10 @@ class Ranks:
     def first_here_first(self) -> Iterator[None]:
         """Inside is first the first of each machine, which may fetch what the others then find."""
         if self.local:
-            self.agree(0)
+            self.wait()
         yield
         if not self.local:
-            self.agree(0)
+            self.wait()
 
     def own_chance(self, seed: int, step: int) -> None:
         """Gives each process but the first a random stream of its own, for dropout."""
@@ -110,8 +111,11 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _synchronised(net: nn.Module) -> list[Any]:
-    return [module for module in net.modules() if hasattr(module, "processes")]
+def _synchronise(net: nn.Module, processes: int) -> None:
+    """Synchronised norms see the images of so many processes."""
+    for module in net.modules():
+        if hasattr(module, "processes"):
+            module.processes = processes  # pyrefly: ignore[bad-argument-type]
 
 
 def torchruns() -> Ranks:

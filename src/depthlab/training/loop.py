@@ -51,10 +51,11 @@ class State:
         """All processes take over the first's state, from which they start."""
         if ranks.world > 1:
             file, device = io.BytesIO(), next(self.net.parameters()).device
-            torch.save({} if ranks.rank else self.to_dict(), file)
-            file = io.BytesIO(ranks.first_says(file.getvalue()))
+            if not ranks.rank:
+                torch.save(self.to_dict(), file)
+            said = ranks.first_says(file.getvalue())
             if ranks.rank:
-                self.load(torch.load(file, map_location=device, weights_only=True))
+                self.load(torch.load(io.BytesIO(said), map_location=device, weights_only=True))
                 self.window = None if self.window is None else nothing(device)
 
     def hand_in(self, ranks: Ranks) -> None:
