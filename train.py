@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from depthlab import config
 from depthlab.errors import told_in_one_line
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait busily starve each other on a busy machine
+if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
 CONFIGS = Path(__file__).resolve().parent / "configs"

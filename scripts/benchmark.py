@@ -2,13 +2,14 @@
 
 The reference is what the widely used CIFAR scripts do: each image cropped and flipped by PIL in two processes,
 an eager network in contiguous float32 (TF32 off), and `.item()` after each step. Both train the same network and take
-turns of one epoch, and a ratio is the median over the turns. Options of ours follow `--`: `-- precision=bf16`.
-Writes results/benchmarks/MACHINE.json and MACHINE.md.
+turns of one epoch, and a ratio is the median over the turns; how the process waits and allocates, both share. Options
+of ours follow `--`: `-- precision=bf16`. Writes results/benchmarks/MACHINE.json and MACHINE.md.
 """
 
 import argparse
 import itertools
 import json
+import os
 import platform
 import re
 import statistics
@@ -72,10 +73,10 @@ def typed(case: str, more: list[str]) -> list[str]:
     return [*CASES[case].split(), "threads=null", "recipe.warmup.share=0", *more]
 
 
-def planned(case: str, more: list[str]) -> Plan:
-    """The plan of a case."""
+def planned(options: list[str]) -> Plan:
+    """The plan of a command's options."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        composed = compose("train", typed(case, more), return_hydra_config=True)
+        composed = compose("train", options, return_hydra_config=True)
     return plan(composed, composed.hydra.runtime.choices)
 
 
@@ -174,16 +175,25 @@ def limit(made: Plan, images: DataSet, where: torch.device, rates: dict[str, flo
 
 
 def ceilings(where: torch.device) -> dict[str, float]:
-    """Measured: 10^9 operations a second in a large float32 product, 10^9 bytes a second in a copy."""
-    size = 2048 if where.type == "cpu" else 8192
-    a, b = torch.randn(size, size, device=where), torch.empty(2**26, device=where)
-    best = {"product": float("inf"), "copy": float("inf")}
+    """Measured: 10^9 float32 operations a second in a large product or, if that is faster, a large convolution; 10^9
+    bytes a second in a copy.
+    """
+    size, images = (2048, 32) if where.type == "cpu" else (8192, 256)
+    make = partial(torch.randn, device=where)
+    a, b = make(size, size), make(2**26)
+    x, w = (make(*shape).to(memory_format=torch.channels_last) for shape in ((images, 256, 32, 32), (256, 256, 3, 3)))
+    works = {
+        "product": (lambda: a @ a, 2 * size**3),
+        "convolution": (lambda: functional.conv2d(x, w, padding=1), 2 * 9 * 256 * x.numel()),
+        "copy": (b.clone, 2 * b.nbytes),
+    }
+    best = dict.fromkeys(works, 0.0)
     for _ in range(5):
-        for name, work in (("product", lambda: a @ a), ("copy", b.clone)):
+        for name, (work, amount) in works.items():
             start = _now(where)
             work()
-            best[name] = min(best[name], _now(where) - start)
-    return {"gflops": 2 * size**3 / best["product"] / 1e9, "gigabytes": 2 * b.nbytes / best["copy"] / 1e9}
+            best[name] = max(best[name], amount / (_now(where) - start) / 1e9)
+    return {"gflops": max(best["product"], best["convolution"]), "gigabytes": best["copy"]}
 
 
 def beside(case: str, more: list[str], processes: int, turns: int) -> float:
@@ -194,7 +204,7 @@ def beside(case: str, more: list[str], processes: int, turns: int) -> float:
 
 
 def _alone(case: str, more: list[str], turns: int) -> float:
-    made = planned(case, [*more, "threads=1"])
+    made = planned(typed(case, [*more, "threads=1"]))
     where = app.device(made.cfg)
     images = made.options["data"](where)
     epochs = ours(made, images, where)
@@ -217,7 +227,7 @@ def command(case: str, more: list[str]) -> dict[str, float]:
 
 def measure(case: str, more: list[str], turns: int, rates: dict[str, float]) -> dict[str, Any]:
     """A row of the table."""
-    made = planned(case, more)
+    made = planned(typed(case, more))
     where, threads = app.device(made.cfg), torch.get_num_threads()
     images = made.options["data"](where)
     loops = [ours(made, images, where), reference(made, images, where)]
@@ -250,7 +260,7 @@ def scaling(more: list[str]) -> dict[str, dict[str, float]]:
             if axis == "devices":
                 cost[value] = 1000 / command("resnet20", [*options, "threads=1", "recipe.iterations=12"])["images_s"]
                 continue
-            made = planned("resnet20", options)
+            made = planned(typed("resnet20", options))
             where = app.device(made.cfg)
             images = made.options["data"](where)
             epochs = ours(made, images, where)
@@ -300,7 +310,7 @@ def main() -> None:
     for case in given.cases:
         if case not in CASES:
             parser.error(f"{case}: no such case (allowed: {', '.join(CASES)})")
-    where = app.device(planned("digits20", more).cfg)
+    where = app.device(planned(typed("digits20", more)).cfg)
     rates = ceilings(where)
     cpu = (
         re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -309,8 +319,9 @@ def main() -> None:
     )
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu[1] if cpu else platform.processor()
     machine = {"machine": f"{name}, {torch.get_num_threads()} threads", "torch": torch.__version__}
-    machine |= {"options": " ".join(more) or "none", "product, 10^9/s": round(rates["gflops"], 1)}
+    machine |= {"options": " ".join(more) or "none", "10^9 operations/s": round(rates["gflops"])}
     machine |= {"copy, GB/s": round(rates["gigabytes"], 1)}
+    machine |= {key: os.environ[key] for key in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if key in os.environ}
     stem = re.sub(r"\W+", "-", f"{name} {torch.get_num_threads()} {' '.join(more)}".strip().lower()).strip("-")
     given.output.mkdir(parents=True, exist_ok=True)
     if given.scaling:

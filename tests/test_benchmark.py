@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def made(monkeypatch):
     monkeypatch.setitem(benchmark.CASES, "tiny", "data=digits depth=8 width=4 data.subset=100 recipe.batch=32")
-    plan = benchmark.planned("tiny", ["recipe.rate=0.05"])
+    plan = benchmark.planned(benchmark.typed("tiny", ["recipe.rate=0.05"]))
     assert plan.cfg.recipe.rate == 0.05
     return plan
 

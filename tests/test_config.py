@@ -308,6 +308,7 @@ UNSCIENTIFIC = {
     "devices": "2",
     "threads": "2",
     "recompute": "true",
+    "graph": "true",
     "checkpoint_every": "1",
     "rerun": "true",
     "output_dir": "elsewhere",

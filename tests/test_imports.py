@@ -32,7 +32,7 @@ OURS = {
     "reports": {"errors", "config", "runs"},
     "app": {
         *("errors", "allocator", "config", "gpus", "workers", "runs", "plan", "describe", "measure", "observe"),
-        *("data.dataset", "network.resnet", "training"),
+        *("data.dataset", "network", "training"),
     },
 }
 HYDRA = {"config", "plan", "app"}

@@ -20,6 +20,7 @@ from depthlab.config import Config
 from depthlab.data.dataset import DataSet, share, within
 from depthlab.errors import Mistake
 from depthlab.measure import check_finished, due, missing
+from depthlab.network.graph import graphed
 from depthlab.network.resnet import Network
 from depthlab.observe import Interruption, Progress, TensorBoard, log_to_console, logging_to
 from depthlab.plan import Plan, plan
@@ -45,6 +46,8 @@ def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu" and cfg.precision.name == "tf32":
         raise Mistake("precision=tf32: only GPUs have it (allowed here: fp32, bf16, fp64)")
+    if cfg.graph and (cfg.recompute or cfg.devices > 1):
+        raise Mistake("graph=true: a whole pass of one process; leave out recompute and devices")
     torch.set_num_threads(cfg.threads or max(1, THREADS // ranks.here))
     torch.set_flush_denormal(True)
     (allocator.return_blocks if cfg.recompute else allocator.keep_blocks)()
@@ -123,9 +126,7 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
         images: DataSet = planned.options["data"](where)
     batch = cfg.recipe.batch
     within("recipe.batch", batch, 1, images.images, f"the data holds {images.images} training images")
-    steps = cfg.recipe.iterations or 0
-    if cfg.epochs is not None:
-        steps = math.ceil(cfg.epochs * images.images / batch)
+    steps = iterations(cfg, images)
     for probe in planned.probes:
         probe.check(images)
     check_rates(cfg.recipe, planned.schedule, steps)
@@ -149,6 +150,13 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
         except Exception:
             log.debug("the run failed", exc_info=True)
             raise
+
+
+def iterations(cfg: Config, images: DataSet) -> int:
+    """The length of a run."""
+    if cfg.epochs is None:
+        return cfg.recipe.iterations or 0
+    return math.ceil(cfg.epochs * images.images / cfg.recipe.batch)
 
 
 @dataclass
@@ -324,7 +332,7 @@ def loop(
     cfg = planned.cfg
     state.hand_out(ranks)
     ranks.own_chance(cfg.seed, state.step)
-    half = partial(torch.autocast, where.type, torch.bfloat16)
+    half = partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)
     training = train(
         state,
         share(images, (ranks.rank, ranks.world)),
@@ -336,6 +344,7 @@ def loop(
         splits=_splits(planned, images),
         autocast=half if cfg.precision.name == "bf16" else nullcontext,
         ranks=ranks,
+        forward=graphed(state.net) if cfg.graph else None,
     )
     return iter(()) if ranks.first_says(over) else training
 

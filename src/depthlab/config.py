@@ -29,7 +29,8 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
-    *("device", "devices", "threads", "recompute", "checkpoint_every", "rerun", "output_dir", "folder", "probe"),
+    *("device", "devices", "threads", "recompute", "graph", "checkpoint_every", "rerun"),
+    *("output_dir", "folder", "probe"),
     *("data.source", "data.workers"),
 }
 # The papers' choices, which a run's name leaves out.
@@ -54,6 +55,7 @@ class Config:
     precision: Precision = MISSING
     threads: int | None = MISSING
     recompute: bool = MISSING
+    graph: bool = MISSING
     evaluate_train: bool = MISSING
     checkpoint_every: float = MISSING
     rerun: bool = MISSING

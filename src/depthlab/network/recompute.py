@@ -16,13 +16,14 @@ def recomputed(module: nn.Module, x: Tensor) -> Tensor:
     """
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _as_before(module, [buffer.clone() for buffer in module.buffers()])
+        return nullcontext(), as_before(module, [buffer.clone() for buffer in module.buffers()])
 
     return checkpoint(module, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _as_before(module: nn.Module, before: list[Tensor]) -> Iterator[None]:
+def as_before(module: nn.Module, before: list[Tensor]) -> Iterator[None]:
+    """Inside, the module's buffers begin with the values `before`; after it they are what they were at its start."""
     now = [buffer.clone() for buffer in module.buffers()]
     _fill(module, before)
     try:

@@ -110,6 +110,7 @@ def train(
     splits: tuple[str, ...],
     autocast: Callable[[], AbstractContextManager],
     ranks: Ranks = ALONE,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Metrics | None]:
     """Trains until `steps` iterations are done, evaluating the `splits` after each epoch and at the end.
 
@@ -121,9 +122,10 @@ def train(
     `_error` (%) and `_loss`, lr, and `diverged_at` where a loss was not finite, after which it ends. Between any two
     yields before that the caller may look, save `state`, or stop; started again with that state, it goes on as if
     never stopped. With several `ranks`, `data` is this one's part; all yield as often, and the same metrics.
+    `forward` maps a batch to logits in training; None: the network itself.
     """
     batches = data.batches(recipe.batch, seed=seed, start=state.step)
-    net = ranks.parallel(state.net)
+    forward = forward or ranks.parallel(state.net)
 
     def error() -> float:
         return state.report(ranks).get("train_error", math.nan)
@@ -157,7 +159,7 @@ def train(
 
         state.net.train()
         with autocast():
-            logits = net(images)
+            logits = forward(images)
             loss = functional.cross_entropy(logits, labels)
         state.optimizer.zero_grad()
         loss.backward()
