@@ -63,6 +63,6 @@ def test_a_run_of_many_processes_takes_many_gpus_none_twice(taking, tmp_path):
     taking(4)
     second.kill()
     second.wait()  # 1 and 3 are free
-    code = "from depthlab.gpus import take; print(take(4, 2), take(4, 4))"
+    code = "from depthlab.gpus import take; print(take(4, 2), take(4, 4), take(4))"
     done = subprocess.run([sys.executable, "-c", code], env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
-    assert done.stdout == "[1, 3] [0, 1, 2, 3]\n"
+    assert done.stdout == "[1, 3] [1, 3, 0, 2] [1]\n"

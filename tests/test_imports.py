@@ -21,7 +21,7 @@ OURS = {
     "network": {"errors"},
     "probes": {"errors", "network"},
     "measure": {"errors", "runs", "network", "data.dataset", "probes"},
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "workers"},
     "training": {"errors", "files", "data.dataset"},
     "training.recipe": {"errors"},
     "training.schedule": set(),

@@ -3,23 +3,24 @@
 import itertools
 import os
 import tempfile
-from functools import cache
 from pathlib import Path
 
+_mine: list[int] = []
 
-@cache
+
 def take(count: int, wanted: int = 1) -> list[int]:
-    """So many of `count` visible GPUs as are wanted, free ones if there are, this process's until it ends."""
+    """So many of `count` visible GPUs as are wanted, its own first, then free ones, this process's until it ends."""
     if count == 1:
         return [0]
     import fcntl
 
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = shown.split(",") if shown else list(map(str, range(count)))
-    taken: list[int] = []
     for turn in itertools.count():  # all taken: a second process on each, then a third
         for index, name in enumerate(names[:count]):
-            if index in taken:
+            if len(_mine) >= wanted:
+                return _mine[:wanted]
+            if index in _mine:
                 continue
             path = Path(tempfile.gettempdir(), f"depthlab-{os.getuid()}-gpu-{name.replace('/', '_')}-{turn}")
             lock = os.open(path, os.O_CREAT | os.O_RDWR)
@@ -28,7 +29,5 @@ def take(count: int, wanted: int = 1) -> list[int]:
             except BlockingIOError:
                 os.close(lock)
             else:
-                taken.append(index)
-                if len(taken) == wanted:
-                    return taken
+                _mine.append(index)
     raise AssertionError

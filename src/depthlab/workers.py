@@ -100,6 +100,26 @@ def handing_on() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, signals wait. Processes that are started inside inherit that, until they call `leave_group`."""
+    resource_tracker.ensure_running()  # when it starts, it unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_group(handler: Any = signal.SIG_DFL) -> None:
+    """What is sent to all processes of the command is not for this one; `handler` gets what is sent to it alone."""
+    os.setpgid(0, 0)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # forgets what came before
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def together(job: Callable[[int], Any], count: int) -> None:
     """Calls job(0) to job(count - 1) at once, each in a process of its own, and waits for their end.
 
@@ -116,13 +136,9 @@ def together(job: Callable[[int], Any], count: int) -> None:
 
     before = {number: signal.signal(number, hand_on) for number in SIGNALS}
     try:
-        resource_tracker.ensure_running()
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # as in handing_on
-        try:
+        with unheard():
             for process in made:
                 process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         connection.wait([process.sentinel for process in made])
         end = time.monotonic() + GRACE
         for process in made:
@@ -154,11 +170,8 @@ def together(job: Callable[[int], Any], count: int) -> None:
 
 def _call(job: Callable[[int], Any], rank: int, raised: Any) -> None:
     """What a process of a run does: its part, and tells its error, which only the parent says."""
-    os.setpgid(0, 0)
-    for number in SIGNALS:
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    leave_group(lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_follow, args=[os.getppid()], daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         job(rank)
     except Exception as error:

@@ -1,8 +1,13 @@
 """ImageNet-like folders, on a few generated files."""
 
 import itertools
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from itertools import islice
 
@@ -12,7 +17,7 @@ import torch
 from torch import nn
 
 import depthlab.data
-from conftest import bomb
+from conftest import ROOT, bomb
 from depthlab.data.dataset import generator, share
 from depthlab.data.images import COLORS, SPREAD, colors, decode, scaled
 from depthlab.errors import Mistake
@@ -305,3 +310,24 @@ def test_an_image_that_would_fill_the_memory_is_one_line(folder, tmp_path, worke
     )
     assert re.match(words, str(error.value))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no process groups")
+def test_a_signal_to_the_whole_group_stops_and_saves(folder, tmp_path):
+    options = ["data=imagenet", f"data.root={folder}", "data.size=28", "data.workers=2", "depth=18", "width=4"]
+    options += ["recipe.batch=2", "recipe.iterations=100000", "epochs=null", "threads=1", f"output_dir={tmp_path}"]
+    start = [sys.executable, str(ROOT / "train.py"), *options]
+    run = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while not [p for p in tmp_path.rglob("metrics.jsonl") if p.stat().st_size]:
+            assert time.monotonic() < until
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGTERM)
+        out, err = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 143, err
+    assert err.strip() == "stopping after this iteration; once more stops at once"
+    assert "stopped and saved at iteration" in out

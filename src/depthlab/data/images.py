@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from depthlab.data.arrays import nchw
 from depthlab.data.dataset import cut, divide, generator, stream, vision, within
 from depthlab.errors import Mistake, one_of
+from depthlab.workers import leave_group, unheard
 
 MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's training images by channel, pixels in 0 to 1."""
@@ -79,6 +80,10 @@ def imagenet(
         validation=validation,
         subset=subset,
     )
+
+
+def _apart(worker: int) -> None:
+    leave_group()
 
 
 class Folders:
@@ -167,10 +172,17 @@ class Folders:
         """Batches of the given keys, normalised on the device; its own generator spares the global random state."""
         pinned = self._device.type == "cuda"
         loader = DataLoader(
-            images, batch_sampler=keys, num_workers=self._workers, pin_memory=pinned, generator=torch.Generator()
+            images,
+            batch_sampler=keys,
+            num_workers=self._workers,
+            pin_memory=pinned,
+            generator=torch.Generator(),
+            worker_init_fn=_apart,
         )
         try:
-            for x, y in loader:
+            with unheard():
+                loaded = iter(loader)
+            for x, y in loaded:
                 x, y = (part.to(self._device, non_blocking=pinned) for part in (nchw(x.flatten(0, -4)), y))
                 yield torch.addcmul(-self._mean / self._deviation, x.float(), 1 / (255 * self._deviation)), y
         except Mistake as mistake:  # a worker's comes with its traceback as text before its own line

@@ -143,7 +143,8 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
         yield replace(ranks, control=dist.new_group(backend="gloo", timeout=PATIENCE))
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/" in str(error):
-            raise ConnectionError("another process of the run has ended") from error
+            cause = str(error).splitlines()[0]
+            raise ConnectionError(f"another process of the run has ended, or cannot be reached ({cause})") from error
         raise
     except SystemExit:
         dist.destroy_process_group()
