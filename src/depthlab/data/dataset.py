@@ -72,7 +72,7 @@ def cut(rows: Rows, part: tuple[int, int]) -> Rows:
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU generator that is a pure function of the non-negative numbers in key; two keys of one length are unrelated."""
+    """A CPU generator that is a pure function of the non-negative numbers in key, however alike two of one length."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
