@@ -35,6 +35,7 @@ class Job:
     typed: list[str] = field(default_factory=lambda: sys.argv)
     stopped: ClassVar[bool] = False
     """Whether this worker was told to stop; it leaves the next runs for another time."""
+    running: ClassVar[bool] = False
 
     def __call__(self, cfg: Any) -> Any:
         sys.argv = self.typed  # so that a stopped run tells what continues it
@@ -45,6 +46,7 @@ class Job:
 
     def _in_worker(self, cfg: Any) -> Any:
         _settle()
+        Job.running = True
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return None if self.stopped else self.task(cfg)
@@ -52,6 +54,7 @@ class Job:
             Job.stopped = True
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            Job.running = False
 
 
 @cache
@@ -60,8 +63,15 @@ def _settle() -> None:
     os.setpgid(0, 0)  # Ctrl-C reaches the sweep alone, which hands it on
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    threading.Thread(target=_follow, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     multiprocessing.set_start_method(None, force=True)  # loky's cannot start them
+
+
+def _end_with(sweep: int) -> None:
+    _follow(sweep)
+    while Job.running:
+        time.sleep(0.1)
+    os._exit(128 + signal.SIGTERM)  # an idle worker hears no signal
 
 
 def _follow(sweep: int) -> None:

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -439,26 +440,67 @@ def _limit(at: int) -> None:
 FAULTS["no file larger"] = _limit
 
 
-def worker_killed(lab: Lab, choice: random.Random) -> str:
-    """Of a sweep under joblib, which ends; the same command finishes both its runs."""
-    folder, alone = lab.folder(), lab.folder()
-    assert lab.run(alone, arguments=(*RUN, "seed=1")).code == 0
+def sweep_killed(runs: int, kills: int) -> Callable[[Lab, random.Random], str]:
+    """Its workers and itself, under joblib, again and again; each time the same command continues it."""
     joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    sweep = [sys.executable, ROOT / "train.py", "-m", *RUN, "seed=0,1", *joblib]
-    with subprocess.Popen(sweep, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not [*folder.glob("outputs/digits/*/checkpoint.pt")] and process.poll() is None:
-            time.sleep(0.01)
-        listed = subprocess.check_output(["ps", "-ww", "-eo", "pid,ppid,args"], text=True).splitlines()
-        children = [line.split(None, 2) for line in listed]
-        workers = [int(pid) for pid, parent, name in children if parent == str(process.pid) and "Loky" in name]
-        os.kill(choice.choice(workers), signal.SIGKILL)
-        out, err = process.communicate()
-        assert (process.returncode, err) == (1, ""), (out, err)
-    again = subprocess.run(sweep, cwd=folder, capture_output=True, text=True)
-    assert (again.returncode, again.stderr) == (0, ""), again
-    assert alike(result(folder, "*-s0-*"), lab.wanted)
-    assert alike(result(folder, "*-s1-*"), result(alone))
-    return IDENTICAL
+    sweep = [sys.executable, ROOT / "train.py", "-m", *RUN, f"seed=range({runs})", *joblib]
+
+    def fault(lab: Lab, choice: random.Random) -> str:
+        alone, folder = lab.folder(), lab.folder()
+        subprocess.run(sweep, cwd=alone, check=True, capture_output=True)
+        left, starts, ended = kills, 0, None
+        while ended != 0:
+            starts += 1
+            assert starts <= 3 * kills + 1, "no end"
+            errors = Path(f"{folder}.err")  # no pipe: workers hold it open after the end of their sweep
+            with errors.open("w") as err:
+                process = subprocess.Popen(sweep, cwd=folder, stdout=subprocess.DEVNULL, stderr=err)
+                before = _finished(folder)
+                while process.poll() is None:
+                    time.sleep(choice.uniform(0, 1))
+                    if left and _finished(folder) > before:  # it has begun
+                        with suppress(ProcessLookupError):
+                            os.kill(choice.choice([process.pid, *_workers(process.pid)]), signal.SIGKILL)
+                        left -= 1
+                        before = _finished(folder) + choice.randint(0, 2 * runs // (kills + 1))
+            ended = process.returncode
+            assert ended in (0, 1, -9), ended
+            assert "Traceback" not in errors.read_text(), errors.read_text()
+        assert not left, "too few runs for so many kills"
+        time.sleep(3)
+        assert not _workers(1, folder), "workers outlive their sweep"
+        found, wanted = (
+            {run.name.rpartition("-")[0]: run for run in f.glob("outputs/digits/*")} for f in (folder, alone)
+        )
+        assert len(found) == len(wanted) == runs
+        assert found.keys() == wanted.keys()
+        for run in wanted.values():
+            assert alike(result(folder, run.name), result(alone, run.name))
+        report = subprocess.run(
+            [sys.executable, ROOT / "scripts" / "report.py", "outputs/digits"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert (report.returncode, report.stderr) == (0, ""), report
+        assert re.search(rf"the run +{runs} ", report.stdout), report.stdout
+        assert "unfinished" not in report.stdout
+        print(f"  a sweep of {runs} runs: {kills} kills, {starts} starts", file=sys.stderr)
+        return IDENTICAL
+
+    return fault
+
+
+def _finished(folder: Path) -> int:
+    return len([*folder.glob("outputs/digits/*/summary.json")])
+
+
+def _workers(parent: int, folder: Path | None = None) -> list[int]:
+    """Joblib's processes below another one, in a folder or in any."""
+    listed = subprocess.check_output(["ps", "-ww", "-eo", "pid,ppid,args"], text=True).splitlines()
+    children = [line.split(None, 2) for line in listed]
+    pids = [int(pid) for pid, above, name in children if above == str(parent) and "Loky" in name]
+    return [pid for pid in pids if folder in (None, Path(f"/proc/{pid}/cwd").resolve())]
 
 
 CONFIG = "config.yaml: "
@@ -499,7 +541,8 @@ ALL: dict[str, tuple[Fault, int, int]] = {  # how often in the tests, and in the
     "summary truncated": (damaged("summary.json", cut, "summary.json: damaged", finished=True), 1, 10),
     "summary bit flipped": (damaged("summary.json", flipped, "summary.json: damaged", finished=True), 1, 40),
     "two at once": (two_at_once, 1, 20),
-    "SIGKILL of a joblib worker": (worker_killed, 0, 2),
+    "SIGKILL in joblib sweeps of 8": (sweep_killed(8, 2), 0, 3),
+    "SIGKILL in a joblib sweep of 200": (sweep_killed(200, 40), 0, 1),
 }
 
 
