@@ -143,7 +143,7 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
         yield replace(ranks, control=dist.new_group(backend="gloo", timeout=PATIENCE))
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/" in str(error):
-            cause = str(error).splitlines()[0]
+            cause = " ".join(str(error).split())[:200]
             raise ConnectionError(f"another process of the run has ended, or cannot be reached ({cause})") from error
         raise
     except SystemExit:
