@@ -370,3 +370,12 @@ def test_the_schedule_changes_the_rate_of_the_named_part_alone():
     rates = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
     for parameter in state.net.parameters():
         assert rates[id(parameter)] == (mine.rate * 0.25 if parameter.dim() > 1 else mine.rate)
+
+
+def test_a_last_step_that_breaks_the_network_is_divergence():
+    """Its own loss was finite; that of the test images is not."""
+    data, how = Data(), recipe(rate=1e30, warmup=Warmup(0.01, 0, 0, 0))
+    ((step, metrics),) = finish(fresh(how), data, how, 1)
+    assert math.isfinite(metrics["train_loss"])
+    assert not math.isfinite(metrics["test_loss"])
+    assert (step, metrics["diverged_at"]) == (1, 1)

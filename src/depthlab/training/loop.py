@@ -145,6 +145,8 @@ def train(
                     else:
                         metrics[f"{name}_error"], metrics[f"{name}_loss"] = result
             state.window = None
+            if left == 0 < steps and not all(map(math.isfinite, metrics.values())):  # the last step did it
+                metrics.setdefault("diverged_at", state.step)
             yield metrics
             if "diverged_at" in metrics:
                 return
