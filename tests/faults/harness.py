@@ -81,6 +81,7 @@ def _become(folder: str, arguments: list[str], fault: str | None, at: int) -> No
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
         traceback.print_exc()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what follows is not the command's
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
