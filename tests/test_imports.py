@@ -22,7 +22,7 @@ OURS = {
     "probes": {"errors", "network"},
     "measure": {"errors", "runs", "network", "data.dataset", "probes"},
     "data": {"errors", "files", "workers"},
-    "training": {"errors", "files", "data.dataset"},
+    "training": {"errors", "files", "workers", "data.dataset"},
     "training.recipe": {"errors"},
     "training.schedule": set(),
     "config": {"errors", "training.recipe"},

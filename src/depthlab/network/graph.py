@@ -19,8 +19,7 @@ def graphed(net: nn.Module) -> Callable[[Tensor], Tensor]:
     def forward(images: Tensor) -> Tensor:
         nonlocal captured
         if images.is_cuda and not captured:
-            before = [buffer.clone() for buffer in net.buffers()]
-            with as_before(net, before), torch.random.fork_rng([images.device]):
+            with as_before(net, [*net.buffers()]), torch.random.fork_rng([images.device]):
                 torch.cuda.make_graphed_callables(passes, (images.clone(),))
             captured = True
         return passes(images)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from depthlab.data.dataset import generator
+from depthlab.workers import one_line
 
 T = TypeVar("T")
 
@@ -143,8 +144,8 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
         yield replace(ranks, control=dist.new_group(backend="gloo", timeout=PATIENCE))
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo/" in str(error):
-            cause = " ".join(str(error).split())[:200]
-            raise ConnectionError(f"another process of the run has ended, or cannot be reached ({cause})") from error
+            ended = "another process of the run has ended, or cannot be reached"
+            raise ConnectionError(f"{ended} ({one_line(error)})") from error
         raise
     except SystemExit:
         dist.destroy_process_group()
