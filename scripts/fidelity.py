@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import ROOT, planned
 from tqdm import tqdm
 
+from benchmark import ROOT, planned
 from depthlab import app
 from depthlab.training.loop import State, sgd
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from depthlab.config import bind
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

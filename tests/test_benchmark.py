@@ -1,15 +1,12 @@
 """The benchmark's parts on a network that takes no time; its numbers are for quiet machines."""
 
-import sys
 from itertools import islice
 
 import pytest
 import torch
 
-from conftest import ROOT
+import benchmark
 
-sys.path.insert(0, str(ROOT / "scripts"))
-benchmark = pytest.importorskip("benchmark")
 CPU = torch.device("cpu")
 
 

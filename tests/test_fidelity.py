@@ -5,10 +5,8 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+import fidelity
 
-sys.path.insert(0, str(ROOT / "scripts"))
-fidelity = pytest.importorskip("fidelity")
 SHORT = ["width=4", "epochs=1", "data.subset=200", "recipe.warmup.share=0"]
 
 

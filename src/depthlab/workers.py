@@ -99,12 +99,10 @@ def handing_on() -> Iterator[list[int]]:
     before = {n: signal.signal(n, hand_on) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
     over = threading.Event()
     threading.Thread(target=over.wait).start()
-    resource_tracker.ensure_running()  # when it starts, it unblocks them
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield came
+        with unheard():
+            yield came
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         over.set()
         for number, handler in before.items():
             signal.signal(number, handler)

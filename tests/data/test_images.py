@@ -14,7 +14,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torchvision.transforms.v2.functional import resize
 
 import depthlab.data
 from conftest import ROOT, bomb
@@ -23,8 +25,6 @@ from depthlab.data.images import COLORS, SPREAD, colors, decode, scaled
 from depthlab.errors import Mistake
 from depthlab.training import loop
 
-Image = pytest.importorskip("PIL.Image")
-resize = pytest.importorskip("torchvision.transforms.v2.functional").resize
 CPU = torch.device("cpu")
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 import depthlab.data
 from depthlab.errors import Mistake
@@ -19,7 +20,7 @@ def digits(**keys):
 
 
 def test_digits_are_those_of_sklearn():
-    original = pytest.importorskip("sklearn.datasets").load_digits()
+    original = load_digits()
     data = digits()
     assert (data.classes, data.shape, data.images, data.size("test")) == (10, (1, 8, 8), 1437, 360)
     for split, rest in (("test", [0]), ("train", [1, 2, 3, 4])):
