@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,41 @@ def test_code_in_a_file_does_not_run(path, tmp_path, write):
     pickled = torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
     assert pickled.keys() == {"net"}
     assert marker.exists()  # so it would have run
+
+
+CRAFTED = {
+    "too short": torch.ones(1),
+    "one value, many times": torch.ones(1).expand(12).view(3, 4),
+    "sparse": torch.sparse_coo_tensor([[9**9], [0]], [1.0], (3, 4), check_invariants=False),
+    "no tensor": "momentum",
+    "without memory": torch.empty(3, 4, device="meta"),
+}
+
+
+@pytest.mark.parametrize("momentum", CRAFTED.values(), ids=CRAFTED.keys())
+def test_a_fused_step_cannot_write_behind_the_end_of_a_crafted_momentum(path, momentum):
+    """That of torch checks no shapes, and ends in a segmentation fault with such a one of a million values."""
+    old, new = state(1), state(2)
+    old.optimizer.state[old.net[0].weight]["momentum_buffer"] = momentum
+    checkpoint.save(path, old)
+    with suppress(Mistake):
+        checkpoint.load(path, new)
+        momentum = new.optimizer.state[new.net[0].weight]["momentum_buffer"]
+        assert (momentum.shape, momentum.stride(), momentum.numel()) == ((3, 4), (4, 1), 12)
+        assert momentum.untyped_storage().nbytes() == 48
+        assert momentum.eq(1).all()
+
+
+def test_a_file_cannot_put_its_tensors_in_place_of_the_parameters(path):
+    old, new = state(1), state(2)
+    parts = old.to_dict() | {"random": {"cpu": torch.get_rng_state()}}
+    parts["net"]["0.weight"] = torch.ones(1).expand(12).view(3, 4)
+    parts["net"]._metadata["0"]["assign_to_params_buffers"] = True
+    torch.save(parts, path)
+    before = new.net[0].weight.data_ptr()
+    checkpoint.load(path, new)
+    assert new.net[0].weight.data_ptr() == before
+    assert new.net[0].weight.eq(1).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

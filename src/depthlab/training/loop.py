@@ -75,10 +75,16 @@ class State:
         return parts | {"step": self.step, "warm": self.warm, "window": self.window}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Puts back what `to_dict` gave."""
-        self.net.load_state_dict(saved["net"])
+        """Puts back what `to_dict` gave, value by value, into memory of our own: a tensor of a crafted file can be
+        shorter than it says, and torch's fused steps would write behind its end. Raises anything on such a file.
+        """
+        self.net.load_state_dict(dict(saved["net"]))  # without the file's _metadata, which can ask for its tensors
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.warm, self.window = saved["step"], saved["warm"], saved["window"]
+        for parameter, kept in self.optimizer.state.items():
+            if (momentum := kept.get("momentum_buffer")) is not None:
+                kept["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum.view_as(parameter))
+        self.step, self.warm, window = int(saved["step"]), bool(saved["warm"]), saved["window"]
+        self.window = None if window is None else nothing(window.device).copy_(window)
 
 
 def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
