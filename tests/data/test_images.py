@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import resize
 import depthlab.data
 from conftest import ROOT, bomb
 from depthlab.data.dataset import generator, share
-from depthlab.data.images import COLORS, SPREAD, colors, decode, scaled
+from depthlab.data.images import COLORS, SPREAD, colors, decode, kind, scaled
 from depthlab.errors import Mistake
 from depthlab.training import loop
 
@@ -155,9 +155,9 @@ MODES = {"RGB": SMOOTH[..., :3], "L": SMOOTH[..., 0], "CMYK": SMOOTH, "RGBA": SM
 KINDS = ["RGB.jpg", "L.jpg", "CMYK.jpg", "RGB.png", "L.png", "LA.png", "RGBA.png", "RGB.webp", "RGB.bmp", "CMYK.tif"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_image_has_three_channels_and_the_bytes_of_pil(tmp_path, kind):
-    mode, path = kind.split(".")[0], tmp_path / kind
+@pytest.mark.parametrize("file", KINDS)
+def test_every_image_has_three_channels_and_the_bytes_of_pil(tmp_path, file):
+    mode, path = file.split(".")[0], tmp_path / file
     Image.fromarray(np.ascontiguousarray(MODES[mode]), mode=None if mode != "CMYK" else mode).save(path)
     image, expected = decode(str(path)), pil(path)
     assert (image.dtype, image.shape) == (torch.uint8, (3, 32, 48))
@@ -174,6 +174,29 @@ def test_a_format_is_known_by_its_bytes_and_odd_ones_go_to_pil(tmp_path, monkeyp
         assert torch.equal(decode(str(tmp_path / name)), pil(tmp_path / name))
     monkeypatch.delattr("torchvision.io.decode_image")
     assert torch.equal(decode(str(tmp_path / "usual.png")), pil(tmp_path / "usual.png"))
+
+
+def test_a_photograph_that_holds_a_second_one_is_read_as_any_jpeg(tmp_path):
+    first, second = (Image.fromarray(np.ascontiguousarray(x)) for x in (SMOOTH[..., :3], SMOOTH[..., 1:]))
+    first.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[second])
+    first.save(tmp_path / "plain.jpg", "JPEG")
+    assert kind(str(tmp_path / "phone.jpg")) == "MPO"
+    assert torch.equal(decode(str(tmp_path / "phone.jpg")), decode(str(tmp_path / "plain.jpg")))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "gif.jpg"])
+def test_no_gif_reaches_torchvisions_decoder(tmp_path, monkeypatch, name):
+    Image.fromarray(SMOOTH[..., :3].copy()).save(tmp_path / name, "GIF")
+    monkeypatch.setattr("torchvision.io.decode_image", lambda *_, **__: pytest.fail("it did"))
+    assert decode(str(tmp_path / name)).shape == (3, 32, 48)
+
+
+@pytest.mark.parametrize("odd", ["ICNS", "TGA", "SGI", "PCX", "DDS", "JPEG2000"])
+def test_formats_that_no_data_set_uses_are_refused(tmp_path, odd):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(SMOOTH[..., :3].copy()).save(path, odd)
+    with pytest.raises(Mistake, match=r"a\.jpg cannot be decoded \(cannot identify image file"):
+        decode(str(path))
 
 
 @pytest.mark.parametrize(("workers", "kept"), [(0, 0), (0, 12), (0, 400), (1, 400)])

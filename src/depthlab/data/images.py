@@ -25,6 +25,10 @@ COLORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6
 """Principal components of their pixels, one a column, and ..."""
 SPREAD = (0.2175, 0.0188, 0.0045)
 """... the eigenvalues; the papers print neither, both are those of fb.resnet.torch (Gross and Wilber 2016)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
+"""What an image file can be. PIL knows forty more: so many more decoders for a crafted file to break."""
+DIRECT = ("JPEG", "MPO", "PNG", "WEBP")
+"""What torchvision decodes; its GIF decoder reads past the file's end up to 0.28 (CVE-2026-65918). MPO: JPEG."""
 
 
 def imagenet(
@@ -222,33 +226,36 @@ def decode(path: str) -> Tensor:
     torchvision decodes JPEG, PNG and WebP; PIL, which is slower, what torchvision does not: TIFF, BMP, PPM, 16 bits a
     channel, several frames, and all where torchvision has no decoder (0.29 announces its end).
     """
-    check_size(path)
-    with suppress(RuntimeError, AttributeError):  # of a broken file PIL says better what is wrong
-        image = vision("io").decode_image(path, mode="RGB")
-        if image.dtype == torch.uint8 and image.dim() == 3:
-            return image
+    if kind(path) in DIRECT:
+        with suppress(RuntimeError, AttributeError):  # of a broken file PIL says better what is wrong
+            image = vision("io").decode_image(path, mode="RGB")
+            if image.dtype == torch.uint8 and image.dim() == 3:
+                return image
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
     except Exception as error:  # of any kind: each format has its own
         raise Mistake(f"data.root: {path} cannot be decoded ({_line(error)})") from error
 
 
-def check_size(path: str) -> None:
-    """Raises Mistake where an image file, of which the head alone is read, has more pixels than PIL holds for sound
-    (89 million): a small file can hold so many that they fill the memory.
+def kind(path: str) -> str | None:
+    """PIL's name of an image file's format, by its head, which alone is read; None where it is none of FORMATS.
+
+    Raises Mistake where it has more pixels than PIL holds for sound (89 million): a small file can hold so many that
+    they fill the memory.
     """
     from PIL import Image
 
     with catch_warnings(category=Image.DecompressionBombWarning, action="error"):
         try:
-            Image.open(path).close()
+            with Image.open(path, formats=FORMATS) as opened:
+                return opened.format
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise Mistake(f"data.root: {path} is no image to decode ({str(error).split(',')[0]})") from None
         except Exception:  # what is wrong with it, its decoding tells
-            pass
+            return None
 
 
 def scaled(image: Tensor, *, size: int) -> Tensor:
