@@ -31,14 +31,14 @@ def main(cfg: DictConfig) -> None:
     from depthlab import app  # torch only now: --help and completion need none
 
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    with nullcontext() if sweep else told_in_one_line(config.keys(), owners):
+    with nullcontext() if sweep else told_in_one_line(config.keys, owners):
         app.run(cfg, HydraConfig.get().runtime.choices, brief=sweep)
 
 
 def cli() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
-    with told_in_one_line(config.keys(), owners):
+    with told_in_one_line(config.keys, owners):
         main()
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="outputs/NAME")
     given = parser.parse_args().folders
-    with told_in_one_line([], lambda key: []):
+    with told_in_one_line():
         for folder in folders(given):
             write(folder, experiment_of(folder))
 

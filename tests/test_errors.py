@@ -15,7 +15,7 @@ def told(capsys, error, keys=()):
     """Exit code and what stands on standard error."""
 
     def fail():
-        with told_in_one_line(keys):
+        with told_in_one_line(lambda: keys):
             raise error
 
     with pytest.raises(SystemExit) as stop:
@@ -80,7 +80,7 @@ def test_ctrl_c_ends_with_130(capsys):
     "error", [ValueError("x"), KeyError("x"), ZeroDivisionError(), RuntimeError(), AssertionError()]
 )
 def test_a_defect_is_not_hidden(capsys, error):
-    with pytest.raises(type(error)) as raised, told_in_one_line(()):
+    with pytest.raises(type(error)) as raised, told_in_one_line():
         raise error
     assert raised.value is error
     assert capsys.readouterr() == ("", "")
@@ -88,13 +88,13 @@ def test_a_defect_is_not_hidden(capsys, error):
 
 @pytest.mark.parametrize("code", [0, 3, 143])
 def test_an_exit_passes(code):
-    with pytest.raises(SystemExit) as stop, told_in_one_line(()):
+    with pytest.raises(SystemExit) as stop, told_in_one_line():
         raise SystemExit(code)
     assert stop.value.code == code
 
 
 def test_where_nothing_is_wrong_nothing_is_told(capsys):
-    with told_in_one_line(()):
+    with told_in_one_line():
         pass
     assert capsys.readouterr() == ("", "")
 
@@ -134,7 +134,7 @@ TYPED = {
 @pytest.mark.parametrize("typed", TYPED)
 def test_what_hydra_says_becomes_one_line(capsys, typed):
     def fail():
-        with told_in_one_line(config.keys()), initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        with told_in_one_line(config.keys), initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             OmegaConf.to_container(compose("train", overrides=[typed]), resolve=True)
 
     with pytest.raises(SystemExit) as stop:
@@ -159,14 +159,14 @@ def test_a_stop_is_found_behind_an_error_of_the_clean_up_that_it_met(capsys, sto
         except AttributeError:
             raise ValueError("told otherwise") from None
 
-    with pytest.raises(SystemExit) as ended, told_in_one_line([]):
+    with pytest.raises(SystemExit) as ended, told_in_one_line():
         tells()
     assert (ended.value.code, capsys.readouterr().err) == (code, said)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\x1b[2J", "\x00", "\x85", "\u2028"])
 def test_what_was_typed_does_not_break_the_line(capsys, end):
-    with pytest.raises(SystemExit), told_in_one_line([]):
+    with pytest.raises(SystemExit), told_in_one_line():
         raise Mistake(f"skip=a{end}b: none")
     err = capsys.readouterr().err
     assert (len(err.splitlines()), end in err) == (1, end == "\n")

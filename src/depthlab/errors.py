@@ -40,9 +40,11 @@ def hint(given: str, allowed: Iterable[object]) -> str:
 
 
 @contextmanager
-def told_in_one_line(keys: Iterable[str], owners: Callable[[str], list[str]] = lambda key: []) -> Iterator[None]:
+def told_in_one_line(
+    keys: Callable[[], Iterable[str]] = list, owners: Callable[[str], list[str]] = lambda key: []
+) -> Iterator[None]:
     """Inside, a person's mistake ends the command with one line on standard error and exit code 2; a full disk or
-    another failure of the system, with 1. `keys`: what a person can set, for the nearest one; `owners(key)`: the
+    another failure of the system, with 1. `keys()`: what a person can set, for the nearest one; `owners(key)`: the
     options of a group that have a key.
     """
     try:
@@ -77,7 +79,7 @@ def _stop(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _one_line(error: Exception, keys: Iterable[str], owners: Callable[[str], list[str]]) -> str | None:
+def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Callable[[str], list[str]]) -> str | None:
     """The mistake behind an exception of ours, Hydra's or OmegaConf's; None for a defect."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
@@ -101,7 +103,7 @@ def _one_line(error: Exception, keys: Iterable[str], owners: Callable[[str], lis
         parent = key.rpartition(".")[0]
         if "not in" not in text:
             return str(wrong_value(key, text))
-        siblings = [k for k in keys if k.rpartition(".")[0] == parent]
+        siblings = [k for k in keys() if k.rpartition(".")[0] == parent]
         if siblings:
             meant = f"did you mean {ALIASES[key]}?" if key in ALIASES else hint(key, siblings)
             return f"{key}: no such option; {meant}"

@@ -82,8 +82,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
             raise Mistake(f"{key}={given}: from {low} to {high:.0f}")
     batch, devices = cfg.recipe.batch, cfg.devices
     if batch % devices:
-        near = " and ".join(str(n) for n in (batch // devices * devices, (batch // devices + 1) * devices) if n)
-        raise Mistake(f"recipe.batch={batch}: devices={devices} cannot share it equally (nearest: {near})")
+        near = max(n for n in range(1, devices) if batch % n == 0)
+        raise Mistake(f"devices={devices}: cannot share recipe.batch={batch} equally (nearest: {near})")
 
     values = config.plain(composed)
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}

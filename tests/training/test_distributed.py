@@ -289,4 +289,4 @@ def test_a_sweep_under_torchrun_is_a_mistake(command, monkeypatch):
 def test_a_batch_that_cannot_be_shared_is_a_mistake(command):
     outcome = command(*LONG, "devices=3")
     assert outcome.code == 2
-    assert outcome.err == "error: recipe.batch=32: devices=3 cannot share it equally (nearest: 30 and 33)\n"
+    assert outcome.err == "error: devices=3: cannot share recipe.batch=32 equally (nearest: 2)\n"

@@ -89,7 +89,7 @@ def curves(rows: list[Row]) -> Figure:
             _curve(ax, row, styles[key], number, len(inside))
         for step in sorted({step for row in inside for result in row.results for step in drops(result)}):
             ax.axvline(step, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5, label="_drop")
-        ax.set_title(title)
+        ax.set_title(textwrap.fill(title, 56 if columns < 3 else 36))
         if not shared:
             add_legend(ax, styles, 46 if columns < 3 else 30)
     last = axes.flat[0]
@@ -176,7 +176,7 @@ def error_limits(rows: list[Row]) -> tuple[float, float]:
     usual = statistics.median(ends)
     top = min(max(1.1 * max(ends), 3 * usual, 1.0), 1.03 * max(max(values), 1.0), 100.0)
     unit = 5 if top > 10 else 1
-    top = min(math.ceil(top / unit) * unit, 100)
+    top = min(math.ceil(top / unit) * unit, 100) if top <= 50 else 100
     return (0.0 if min(values) < top / 2 else math.floor((min(values) - 2) / 10) * 10.0), float(top)
 
 
@@ -254,7 +254,9 @@ def _bar(row: Row, metric: str) -> tuple[float, float]:
 
 
 def _survivors(row: Row, metric: str) -> list[float]:
-    return [result.value(metric) for result in row.results if result.summary.get("status") != "diverged"]
+    """The seeds' errors, where there are several."""
+    seeds = [result.value(metric) for result in row.results if result.summary.get("status") != "diverged"]
+    return seeds if len(row.results) > 1 else []
 
 
 def _diverged(row: Row) -> bool:
