@@ -123,7 +123,7 @@ def estimates(clock, progress, each, count):
 @pytest.mark.parametrize("each", [0.001, 0.05, 0.5, 10.0])
 @pytest.mark.parametrize(("steps", "done", "evaluations"), [(1000, 0, 0.0), (1000, 600, 0.0), (64_000, 0, 9000.0)])
 def test_the_time_to_go_is_told_once_and_right(clock, each, steps, done, evaluations):
-    with Progress(steps, done, 128, evaluations, dict) as progress:
+    with Progress(None, steps, done, 128, evaluations, dict) as progress:
         told = estimates(clock, progress, each, 100)
     (position,) = [number for number, seconds in enumerate(told) if seconds is not None]
     truth = each * (steps - done - (position + 1) + evaluations)
@@ -133,7 +133,7 @@ def test_the_time_to_go_is_told_once_and_right(clock, each, steps, done, evaluat
 
 
 def test_a_run_of_a_few_iterations_says_nothing(clock):
-    with Progress(5, 0, 128, 1.0, dict) as progress:
+    with Progress(None, 5, 0, 128, 1.0, dict) as progress:
         assert estimates(clock, progress, 0.1, 5) == [None] * 5
 
 
@@ -146,7 +146,7 @@ def test_the_bar_counts_images_and_shows_the_error(clock, monkeypatch, capsys):
 
     tqdm = observe.tqdm
     monkeypatch.setattr(observe, "tqdm", terminal)
-    with Progress(10, 4, 128, 0.0, lambda: {"train_error": 12.34}) as progress:
+    with Progress("a run", 10, 4, 128, 0.0, lambda: {"train_error": 12.34}) as progress:
         assert (made["bar"].n, made["bar"].total) == (4 * 128, 1280)
         clock.now += 1
         progress.step()

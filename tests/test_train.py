@@ -58,6 +58,10 @@ MISTAKES = {
     "recipe/schedule=exponential recipe.schedule.growth=-1": "the rate of iteration 1 is -0.1",
     "recipe.rate=1e39": "the rate of iteration",
     "skip=null": "chosen by its name",
+    "--depth=20": "--depth=20: no such flag; options are typed without dashes, as in depth=20",
+    "--foo": "--foo: no such flag",
+    "depth=8 -m seed=0": "seed=0: type all options together, with -m before or behind them",
+    "devices=65": "devices=65: cannot share recipe.batch=",
     "norm=4": "chosen by its name",
     "~data=70": "chosen by its name",
     "skip.name=[1]": "skip=[1]: (allowed: none, identity",
@@ -85,6 +89,22 @@ def test_a_mistake_is_one_line_exit_2_and_nothing_written(command, tmp_path, typ
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
     assert outcome.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/")  # as in train.py
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("depth=8 -p", "argument --package/-p: expected one argument"),
+        ("depth=8 hydra/launcher=joblib", "hydra/launcher=joblib: starts the runs of a sweep; add -m"),
+        ("experiment=imagenet_depth", "data.root=null: expected a folder that holds train/CLASS/*.JPEG and "),
+    ],
+)
+def test_a_mistake_of_the_whole_command_is_one_line(command, tmp_path, typed, line):
+    outcome = command(*typed.split())
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.startswith(f"error: {line}")
     assert list(tmp_path.iterdir()) == []
 
 

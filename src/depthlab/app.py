@@ -250,7 +250,9 @@ def _train(
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption().watching())
         board = stack.enter_context(TensorBoard(home.path, state.next_record, describe.hyperparameters(planned)))
-        progress = stack.enter_context(Progress(steps, state.step, batch, (epochs_left + 1) * forward, state.report))
+        name = home.path.name if level == logging.DEBUG else None  # one of many
+        test_passes = (epochs_left + 1) * forward
+        progress = stack.enter_context(Progress(name, steps, state.step, batch, test_passes, state.report))
         measure()
         save_or_stop(False)
         saved_at = last = time.monotonic()

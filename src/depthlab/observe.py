@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -92,12 +93,17 @@ class Progress:
     """A bar with error, images/s and time left where there is a terminal; once, how long the run will take."""
 
     def __init__(
-        self, steps: int, done: int, batch: int, evaluations: float, report: Callable[[], dict[str, float]]
+        self,
+        name: str | None,
+        steps: int,
+        done: int,
+        batch: int,
+        evaluations: float,
+        report: Callable[[], dict[str, float]],
     ) -> None:
         """`evaluations`: the cost of all those to come, in iterations; `report()` gives the metrics so far."""
-        self.bar = tqdm(
-            total=steps * batch, initial=done * batch, unit=" images", unit_scale=True, disable=None, leave=False
-        )
+        bar = partial(tqdm, unit=" images", unit_scale=True, disable=None, leave=False)
+        self.bar = bar(desc=name, total=steps * batch, initial=done * batch)
         self.batch, self.left, self.report = batch, steps - done + evaluations, report
         self.first: float | None = None
         self.count, self.told, self.shown = 0, False, time.monotonic()

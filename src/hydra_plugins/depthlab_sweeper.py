@@ -51,6 +51,7 @@ class DepthlabSweeper(BasicSweeper):
         """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
         exits with 1 if any run failed.
         """
+        from depthlab.data.images import EXPECTED
         from depthlab.describe import result
         from depthlab.observe import log_to_console
         from depthlab.plan import plan
@@ -68,6 +69,8 @@ class DepthlabSweeper(BasicSweeper):
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
         composed = [loader.load_sweep_config(self.config, job) for job in grid]
         plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
+        if any(planned.config["data"].get("root", "") is None for planned in plans):
+            raise Mistake(f"data.root=null: {EXPECTED}")
         jobs = {planned.run.path: (planned, job) for planned, job in zip(plans, grid, strict=True)}
         done = {path: planned.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
         left = {path: job for path, (_, job) in jobs.items() if not done.get(path)}
@@ -86,6 +89,7 @@ class DepthlabSweeper(BasicSweeper):
         if ended:
             log.error(f"{self.by} gave up; the same command continues: {ended}")
         log.info("tensorboard --logdir %s", self.config.output_dir)
+        log.info("python scripts/report.py %s", shlex.quote(str(plans[0].run.path.parent)))
         if failed or ended:
             raise SystemExit(1)
         return [list(returns.values())]

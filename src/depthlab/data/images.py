@@ -25,6 +25,7 @@ COLORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6
 """Principal components of their pixels, one a column, and ..."""
 SPREAD = (0.2175, 0.0188, 0.0045)
 """... the eigenvalues; the papers print neither, both are those of fb.resnet.torch (Gross and Wilber 2016)."""
+EXPECTED = "expected a folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 """What an image file can be. PIL knows forty more: so many more decoders for a crafted file to break."""
 DIRECT = ("JPEG", "MPO", "PNG", "WEBP")
@@ -55,16 +56,15 @@ def imagenet(
     """
     within("data.size", size, 1, 10_000, "pixels")
     within("data.workers", workers, 0, 1_000, "processes")
-    expected = "expected a folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG"
     if root is None:
-        raise Mistake(f"data.root=null: {expected}")
+        raise Mistake(f"data.root=null: {EXPECTED}")
     datasets, v2 = vision("datasets"), vision("transforms.v2")
     try:
         train, test = (datasets.ImageFolder(Path(root).expanduser() / part) for part in ("train", "val"))
     except OSError as error:
-        raise Mistake(f"data.root={root}: {expected} ({_line(error)})") from error
+        raise Mistake(f"data.root={root}: {EXPECTED} ({_line(error)})") from error
     if train.classes != test.classes:
-        raise Mistake(f"data.root={root}: {expected}, with the same classes in both")
+        raise Mistake(f"data.root={root}: {EXPECTED}, with the same classes in both")
     window = {
         "aspect": [v2.RandomResizedCrop(size)],
         "scale": [partial(scaled, size=size), v2.RandomCrop(size)],
