@@ -93,6 +93,17 @@ def test_an_exit_passes(code):
     assert stop.value.code == code
 
 
+def test_ctrl_c_while_it_looks_up_what_can_be_set_is_told_too(capsys):
+    """As the fault harness found: the keys were gathered before anything was told."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with told_in_one_line(interrupted):
+        pass
+    assert told(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
+
+
 def test_where_nothing_is_wrong_nothing_is_told(capsys):
     with told_in_one_line():
         pass

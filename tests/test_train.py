@@ -167,6 +167,7 @@ def test_a_sweep_does_each_run_once_and_the_second_time_none(command):
     first = command(*grid)
     assert first.code == 0
     assert first.out.startswith("4 runs: 0 done, 4 to run\n")
+    assert first.out.endswith("tensorboard --logdir outputs\npython scripts/report.py outputs/digits\n")
     assert len([*Path("outputs/digits").iterdir()]) == 4
     assert not Path("outputs/multirun.yaml").exists()
     second = command(*grid)

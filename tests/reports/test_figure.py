@@ -97,12 +97,24 @@ def test_ends_are_never_cut_off_and_beginnings_are_where_all_ends_are_low(depths
     run(tmp_path / "bad", 20, test=(90, 85, 91))
     run(tmp_path / "bad", 56, test=(90, 10, 5))
     assert figure.error_limits(made(tmp_path / "bad"))[1] >= 91
+    run(tmp_path / "one", 20, test=(90, 10, 2))
+    run(tmp_path / "one", 56, train=(92, 80, 60), test=(90, 80, 60))
+    assert figure.error_limits(made(tmp_path / "one")) == (0, 100)  # one that has not learned is seen from its start
     run(tmp_path / "far", train=(80, 75, 70), test=(81, 76, 72))
     low, high = figure.error_limits(made(tmp_path / "far"))
     assert 40 < low < 70
     assert high > 80
     run(tmp_path / "zero", train=(0, 0), test=(0, 0))
     assert figure.error_limits(made(tmp_path / "zero")) == (0, 1)
+
+
+def test_a_single_seed_is_no_dot_beside_its_own_mean(tmp_path):
+    run(tmp_path, 20)
+    run(tmp_path, 56)
+    rows = made(tmp_path)
+    assert [figure._survivors(row, "test_error") for row in rows] == [[], []]
+    run(tmp_path, 56, seed=1)
+    assert [len(figure._survivors(row, "test_error")) for row in made(tmp_path)] == [0, 2]
 
 
 def test_rows_without_depth_have_a_colour_each_and_one_panel(tmp_path):
