@@ -61,6 +61,7 @@ MISTAKES = {
     "--depth=20": "--depth=20: no such flag; options are typed without dashes, as in depth=20",
     "--foo": "--foo: no such flag",
     "depth=8 -m seed=0": "seed=0: type all options together, with -m before or behind them",
+    "checkpoint_every=-1": "checkpoint_every=-1.0: from 0 to 1000000000",
     "devices=65": "devices=65: cannot share recipe.batch=",
     "norm=4": "chosen by its name",
     "~data=70": "chosen by its name",

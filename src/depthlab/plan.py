@@ -75,6 +75,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         "devices": (1, 65536),
         "seed": (0, 2**31 - 1),
         "epochs": (0, 1e6),
+        "checkpoint_every": (0, 1e9),
     }
     for key, (low, high) in limits.items():
         given = getattr(cfg, key)
