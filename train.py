@@ -57,6 +57,7 @@ def cli() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
     with told_in_one_line(config.keys, owners):
+        sys.argv[1:] = config.again(sys.argv[1:])
         check_flags()
         main()
 

@@ -28,7 +28,7 @@ RECORDS = [{"step": 1, "train_error": 90.0}, {"step": 2, "train_error": math.nan
 @pytest.fixture
 def run(tmp_path):
     run = Run(tmp_path / "group" / "resnet20-s0")
-    run.start(CONFIG)
+    run.start(CONFIG, {})
     return run
 
 
@@ -40,7 +40,7 @@ def test_a_new_run_holds_its_config_alone(run):
 
 def test_the_same_config_joins_and_what_is_stored_stays(run):
     before = run.config.read_text()
-    run.start(CONFIG | {"device": "cuda", "threads": 2, "new": None})
+    run.start(CONFIG | {"device": "cuda", "threads": 2, "new": None}, {})
     assert run.config.read_text() == before
 
 
@@ -50,7 +50,7 @@ def test_the_same_config_joins_and_what_is_stored_stays(run):
 def test_another_config_is_refused_and_nothing_is_touched(run, change):
     before = run.config.read_text()
     with pytest.raises(Mistake, match=r"config\.yaml: not this run's config; move the directory away"):
-        run.start(CONFIG | change)
+        run.start(CONFIG | change, {})
     assert run.config.read_text() == before
 
 
@@ -58,13 +58,13 @@ def test_another_config_is_refused_and_nothing_is_touched(run, change):
 def test_a_config_that_is_none_is_refused(run, text):
     run.config.write_text(text)
     with pytest.raises(Mistake, match="not this run's config"):
-        run.start(CONFIG)
+        run.start(CONFIG, {})
 
 
 def test_a_path_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "outputs").write_text("a file")
     with pytest.raises(Mistake, match=r"^output_dir: cannot write .*outputs/run: Not a directory$"):
-        Run(tmp_path / "outputs" / "run").start(CONFIG)
+        Run(tmp_path / "outputs" / "run").start(CONFIG, {})
 
 
 def test_an_owned_run_is_another_processs_mistake(run):
@@ -94,7 +94,7 @@ def test_a_run_set_aside_gives_its_place_to_a_new_one(run):
     with run.owned():
         run.set_aside()
     with run.owned():
-        run.start(CONFIG)
+        run.start(CONFIG, {})
     assert {path.name for path in run.path.iterdir()} == {".lock", "config.yaml"}
 
 
@@ -115,8 +115,8 @@ def test_a_path_that_cannot_be_owned_is_one_line(tmp_path):
 def test_any_config_joins_itself(tmp_path_factory, values):
     """YAML gives back each number to the last bit."""
     run = Run(tmp_path_factory.mktemp("runs") / "run")
-    run.start(values)
-    run.start(values)
+    run.start(values, {})
+    run.start(values, {})
     assert yaml.safe_load(run.config.read_text()) == values
 
 
@@ -185,7 +185,7 @@ def test_runs_set_aside_are_numbered_and_none_is_lost(run):
         run.finish({"count": count})
         run.set_aside()
         assert not run.path.exists()
-        run.start(CONFIG)
+        run.start(CONFIG, {})
     aside = run.path.parent / ".replaced"
     counts = {path.name: json.loads((path / "summary.json").read_text())["count"] for path in aside.iterdir()}
     assert counts == {f"resnet20-s0-{count}": count for count in range(1, 4)}

@@ -61,6 +61,9 @@ MISTAKES = {
     "--depth=20": "--depth=20: no such flag; options are typed without dashes, as in depth=20",
     "--foo": "--foo: no such flag",
     "depth=8 -m seed=0": "seed=0: type all options together, with -m before or behind them",
+    "config=nowhere.yaml": "config=nowhere.yaml: not the config.yaml of a run",
+    f"config={ROOT}/pyproject.toml": "pyproject.toml: not the config.yaml of a run",
+    f"config={ROOT}/configs/train.yaml": "train.yaml: not the config.yaml of a run",
     "checkpoint_every=-1": "checkpoint_every=-1.0: from 0 to 1000000000",
     "devices=65": "devices=65: cannot share recipe.batch=",
     "norm=4": "chosen by its name",
@@ -215,6 +218,39 @@ def test_a_finished_run_in_use_is_recognised_and_not_set_aside(command):
         assert "done before" in command(*SHORT).out
         assert "in use by" in command(*SHORT, "rerun=true").err
     assert [*run.parent.iterdir()] == [run]
+
+
+def test_a_config_yaml_alone_gives_the_run_again(command, tmp_path):
+    typed = "skip=rescaled skip.scale=0.6 init=kaiming_zero_last unit=preact recipe/schedule=cosine epochs=0.2"
+    assert (
+        command(*SHORT[:3], *typed.split(), "probe=[gradients]", "probe.gradients.images=32", "folder=mine").code == 0
+    )
+    (old,) = Path("outputs/mine").iterdir()
+    old.rename(tmp_path / "old")
+    outcome = command("config=old/config.yaml", "output_dir=again")
+    assert (outcome.code, outcome.err) == (0, "")
+    (new,) = Path("again/mine").iterdir()
+    assert new.name == old.name
+
+    def told(run):
+        files = [run / "metrics.jsonl", run / "probe-gradients.jsonl"]
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        summary = json.loads((run / "summary.json").read_text())
+        return [line | {"seconds": 0} for line in lines], summary["choices"], summary["final"]
+
+    assert told(new) == told(tmp_path / "old")
+    assert (new / "config.yaml").read_text().replace("again", "outputs") == Path("old/config.yaml").read_text()
+
+
+def test_what_is_typed_beside_a_config_yaml_goes_before(command):
+    command(*SHORT, "skip=scaled", "skip.scale=0.7")
+    (run,) = Path("outputs/digits").iterdir()
+    assert command("-m", f"config={run}/config.yaml", "seed=1,2").code == 0
+    assert command(f"config={run}/config.yaml", "skip=identity").code == 0
+    assert sorted(path.name.rpartition("-")[0] for path in Path("outputs/digits").iterdir()) == [
+        "resnet8-identity-batch-s0",
+        *(f"resnet8-scaled_0.7_1-batch-s{seed}" for seed in range(3)),
+    ]
 
 
 def test_epochs_0_measures_the_network_at_initialisation(command):

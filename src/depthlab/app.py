@@ -142,7 +142,7 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
             home.set_aside()
     with ExitStack() as stack:
         stack.enter_context(home.owned())
-        home.start(planned.config)
+        home.start(planned.config, planned.choices)
         stack.enter_context(logging_to(home.log))
         try:
             level = logging.DEBUG if brief else logging.INFO

@@ -176,7 +176,8 @@ def owners(configs: Path, key: str) -> list[str]:
 def help_text(configs: Path) -> str:
     """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (configs / "train.yaml").read_text(), re.MULTILINE)
-    lines = ["python train.py [option=value ...]", "  -m sweeps over values with commas; -c job shows the config", ""]
+    lines = ["python train.py [option=value ...]", "  -m sweeps over values with commas; -c job shows the config"]
+    lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
     for group in (*GROUPS, "recipe/schedule"):
         lines += ["", f"{group}="]
@@ -201,6 +202,28 @@ def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return items
+
+
+def again(words: list[str]) -> list[str]:
+    """The words of a command, `config=FILE` among them replaced by what composes that run again from its config.yaml
+    alone; the other words go before. Raises Mistake where FILE is none.
+    """
+    at = next((i for i, word in enumerate(words) if word.startswith("config=")), None)
+    if at is None:
+        return words
+    file = words[at].removeprefix("config=")
+    try:
+        text = Path(file).read_text()
+        values = yaml.safe_load(text)
+        made = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
+        made |= dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # as chosen: several can have one name
+        made |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
+        made |= {f"++{key}": json.dumps(value) for key, value in flat(values).items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        raise Mistake(f"config={file}: not the config.yaml of a run") from None
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    kept = [key for key in made if not {key.lstrip("+"), re.split("[./]", key.lstrip("+"))[0]} & typed]
+    return [*words[:at], *(f"{key}={made[key]}" for key in kept), *words[at + 1 :]]
 
 
 def _scalars(text: str) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,11 @@ class Run:
                 raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
             yield
 
-    def start(self, config: dict[str, Any]) -> None:
-        """Makes the directory, or joins one that stores the same config. Raises Mistake where neither is possible."""
+    def start(self, config: dict[str, Any], choices: Mapping[str, str]) -> None:
+        """Makes the directory, or joins one that stores the same config. Raises Mistake where neither is possible.
+
+        `choices`, the chosen option of each group, stand in the config's first line.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.config.exists():
@@ -56,7 +59,8 @@ class Run:
                     raise Mistake(f"{self.config}: not this run's config; move the directory away to start it anew")
             else:
                 with replacing(self.config) as file:
-                    file.write(yaml.safe_dump(config, sort_keys=False).encode())
+                    chosen = " ".join(f"{group}={option}" for group, option in choices.items())
+                    file.write(f"# {chosen}\n{yaml.safe_dump(config, sort_keys=False)}".encode())
         except yaml.YAMLError:
             raise Mistake(f"{self.config}: damaged; move the directory away to start the run anew") from None
         except OSError as error:
