@@ -90,7 +90,6 @@ def command(monkeypatch, capsys, tmp_path) -> Command:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Outcome:
-        GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         capsys.readouterr()
         try:
@@ -98,6 +97,8 @@ def command(monkeypatch, capsys, tmp_path) -> Command:
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
+        finally:
+            GlobalHydra.instance().clear()  # for those who compose without it
         return Outcome(code, *capsys.readouterr())
 
     return run

@@ -64,14 +64,14 @@ KINDS = {"name": "kinds", "kind": "a", "shares": [0.5], "most": None, "text": "x
 @pytest.fixture(scope="module")
 def plan():
     """`plan("depth=20")` is the checked plan of `python train.py depth=20`."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
 
-        @cache
-        def plan(*overrides):
+    @cache
+    def plan(*overrides):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
             return checked(cfg, cfg.hydra.runtime.choices)
 
-        yield plan
+    return plan
 
 
 # The one rule

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, open_dict
@@ -49,6 +50,8 @@ def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
     if cfg.graph and (cfg.recompute or cfg.devices > 1):
         raise Mistake("graph=true: a whole pass of one process; leave out recompute and devices")
     torch.set_num_threads(cfg.threads or max(1, THREADS // ranks.here))
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # numpy before 2.4 would warn later, where subnormals are flushed; this it keeps
     torch.set_flush_denormal(True)
     (allocator.return_blocks if cfg.recompute else allocator.keep_blocks)()
     tensor_cores = "tf32" if cfg.precision.name == "tf32" else "ieee"
