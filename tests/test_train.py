@@ -222,9 +222,8 @@ def test_a_finished_run_in_use_is_recognised_and_not_set_aside(command):
 
 def test_a_config_yaml_alone_gives_the_run_again(command, tmp_path):
     typed = "skip=rescaled skip.scale=0.6 init=kaiming_zero_last unit=preact recipe/schedule=cosine epochs=0.2"
-    assert (
-        command(*SHORT[:3], *typed.split(), "probe=[gradients]", "probe.gradients.images=32", "folder=mine").code == 0
-    )
+    typed += " probe=[gradients] probe.gradients.images=32 folder=mine"
+    assert command(*SHORT[:3], *typed.split()).code == 0
     (old,) = Path("outputs/mine").iterdir()
     old.rename(tmp_path / "old")
     outcome = command("config=old/config.yaml", "output_dir=again")

@@ -215,15 +215,16 @@ def again(words: list[str]) -> list[str]:
     try:
         text = Path(file).read_text()
         values = yaml.safe_load(text)
-        made = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
-        made |= dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # as chosen: several can have one name
-        made |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
-        made |= {f"++{key}": json.dumps(value) for key, value in flat(values).items()}
+        chosen = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
+        chosen |= dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # several options can have one name
+        chosen |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
+        words_of = {key: f"{key}={option}" for key, option in chosen.items()}
+        words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
     typed = {word.lstrip("+").partition("=")[0] for word in words}
-    kept = [key for key in made if not {key.lstrip("+"), re.split("[./]", key.lstrip("+"))[0]} & typed]
-    return [*words[:at], *(f"{key}={made[key]}" for key in kept), *words[at + 1 :]]
+    composed = [word for key, word in words_of.items() if not {key, re.split("[./]", key)[0]} & typed]
+    return [*words[:at], *composed, *words[at + 1 :]]
 
 
 def _scalars(text: str) -> list[tuple[str, str]]:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -102,8 +101,15 @@ class Progress:
         report: Callable[[], dict[str, float]],
     ) -> None:
         """`evaluations`: the cost of all those to come, in iterations; `report()` gives the metrics so far."""
-        bar = partial(tqdm, unit=" images", unit_scale=True, disable=None, leave=False)
-        self.bar = bar(desc=name, total=steps * batch, initial=done * batch)
+        self.bar = tqdm(
+            desc=name,
+            total=steps * batch,
+            initial=done * batch,
+            unit=" images",
+            unit_scale=True,
+            disable=None,
+            leave=False,
+        )
         self.batch, self.left, self.report = batch, steps - done + evaluations, report
         self.first: float | None = None
         self.count, self.told, self.shown = 0, False, time.monotonic()
