@@ -135,7 +135,7 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
     check_rates(cfg.recipe, planned.schedule, steps)
     if ranks.rank:
         return _assist(planned, images, where, steps, ranks)
-    operations = describe.multiply_adds(planned, images)
+    operations = describe.multiply_adds(planned, images.shape, images.classes)
     if steps <= planned.config["norm"].get("start", -1):
         log.warning(f"norm={planned.choices['norm']} is plain batch norm in all {steps} iterations: norm.start")
     if left:

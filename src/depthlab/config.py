@@ -29,7 +29,7 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
-    *("device", "devices", "threads", "recompute", "graph", "checkpoint_every", "rerun"),
+    *("device", "devices", "threads", "recompute", "graph", "checkpoint_every", "rerun", "order"),
     *("output_dir", "folder", "probe"),
     *("data.source", "data.workers"),
 }
@@ -39,6 +39,7 @@ USUAL = {"unit": "original", "init": "kaiming", "activation": "relu"}
 Block = Enum("Block", ["basic", "bottleneck", "single"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
 Precision = Enum("Precision", ["fp32", "tf32", "bf16", "fp64"])
+Order = Enum("Order", ["typed", "cheapest"])
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Config:
     evaluate_train: bool = MISSING
     checkpoint_every: float = MISSING
     rerun: bool = MISSING
+    order: Order = MISSING
     output_dir: str = MISSING
     folder: str | None = MISSING
     network: Any = MISSING
