@@ -217,16 +217,21 @@ def again(words: list[str]) -> list[str]:
     try:
         text = Path(file).read_text()
         values = yaml.safe_load(text)
-        chosen = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
-        chosen |= dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # several options can have one name
-        chosen |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
-        words_of = {key: f"{key}={option}" for key, option in chosen.items()}
+        groups = chosen(values, text)
+        groups |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
+        words_of = {key: f"{key}={option}" for key, option in groups.items()}
         words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
     typed = {word.lstrip("+").partition("=")[0] for word in words}
     composed = [word for key, word in words_of.items() if not {key, re.split("[./]", key)[0]} & typed]
     return [*words[:at], *composed, *words[at + 1 :]]
+
+
+def chosen(values: dict[str, Any], text: str) -> dict[str, str]:
+    """The chosen option of each group of a run, from its config.yaml: what the `text` holds, and its first line."""
+    groups = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
+    return groups | dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # several options can have one name
 
 
 def _scalars(text: str) -> list[tuple[str, str]]:
