@@ -308,6 +308,7 @@ UNSCIENTIFIC = {
     "devices": "2",
     "threads": "2",
     "recompute": "true",
+    "compile": "true",
     "graph": "true",
     "order": "cheapest",
     "checkpoint_every": "1",

@@ -3,13 +3,16 @@
 import logging
 import math
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from depthlab.config import Config
 from depthlab.data.dataset import DataSet, share, within
 from depthlab.errors import Mistake
 from depthlab.measure import check_finished, due, missing
-from depthlab.network.graph import graphed
+from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
 from depthlab.observe import Interruption, Progress, TensorBoard, log_to_console, logging_to
 from depthlab.plan import Plan, plan
@@ -49,6 +52,10 @@ def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
         raise Mistake("precision=tf32: only GPUs have it (allowed here: fp32, bf16, fp64)")
     if cfg.graph and (cfg.recompute or cfg.devices > 1):
         raise Mistake("graph=true: a whole pass of one process; leave out recompute and devices")
+    if cfg.compile and cfg.recompute:
+        raise Mistake("compile=true: not together with recompute=true; leave one out")
+    if cfg.compile and not (shutil.which("g++") if name == "cpu" else find_spec("triton")):
+        raise Mistake(f"compile=true: torch.compile needs {'g++' if name == 'cpu' else 'triton'}, which is not here")
     torch.set_num_threads(cfg.threads or max(1, THREADS // ranks.here))
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # numpy before 2.4 would warn later, where subnormals are flushed; this it keeps
@@ -335,6 +342,8 @@ def loop(
 ) -> Iterator[Metrics | None]:
     """The loop, from the first process's `state` on; nothing if it says that all is `over`."""
     cfg = planned.cfg
+    if cfg.compile:
+        compiled(cast(Network, state.net))
     state.hand_out(ranks)
     ranks.own_chance(cfg.seed, state.step)
     half = partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)

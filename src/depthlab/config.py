@@ -29,7 +29,7 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
-    *("device", "devices", "threads", "recompute", "graph", "checkpoint_every", "rerun", "order"),
+    *("device", "devices", "threads", "recompute", "compile", "graph", "checkpoint_every", "rerun", "order"),
     *("output_dir", "folder", "probe"),
     *("data.source", "data.workers"),
 }
@@ -56,6 +56,7 @@ class Config:
     precision: Precision = MISSING
     threads: int | None = MISSING
     recompute: bool = MISSING
+    compile: bool = MISSING
     graph: bool = MISSING
     evaluate_train: bool = MISSING
     checkpoint_every: float = MISSING

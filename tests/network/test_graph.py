@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from depthlab.network.graph import graphed
+from depthlab.network import activation, norm, skip, unit
+from depthlab.network.graph import compiled, graphed
+from depthlab.network.resnet import resnet
 
 
 class Image(torch.Tensor):
@@ -56,3 +58,25 @@ def test_a_cpu_needs_none(captures):
     net, x = made().eval(), torch.randn(8, 4)
     assert torch.equal(graphed(net)(x), net(x))
     assert not captures
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_all_units_are_compiled_in_training_and_evaluation_and_their_results_stay():
+    import torch._dynamo
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    parts = unit.original(), skip.identity, norm.batch, activation.relu
+    net = resnet((3, 8, 8), 10, 20, 8, None, *parts, family="cifar", shortcut=None, stride_in="1x1")
+    x, names = torch.randn(4, 3, 8, 8), [*net.state_dict()]
+    usual = [net.train()(x), net.eval()(x)]
+    before = {name: value.clone() for name, value in net.state_dict().items() if "running" in name}
+    compiled(net, backend=counter)
+    seen = [net.eval()(x), net.train()(x)]
+    torch.testing.assert_close(seen, usual[::-1])
+    assert [*net.state_dict()] == names
+    assert any(not torch.equal(net.state_dict()[name], value) for name, value in before.items())
+    assert (
+        counter.frame_count == 10
+    )  # the first unit, later ones, and two stages' first and later ones; in both modes
