@@ -42,6 +42,18 @@ def option(module: ModuleType, preset: str) -> partial[Any]:
     return bind(module, presets(group)[preset], group)
 
 
+class Counted:
+    """An object that counts how often one of its kind is made, as by a reader that unpickles."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Counted.made += 1
+
+    def __reduce__(self) -> tuple:
+        return Counted, ()
+
+
 @dataclass
 class Outcome:
     code: int

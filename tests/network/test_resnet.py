@@ -284,7 +284,7 @@ def test_zero_padding(shape, missing, stride):
 
 
 def test_narrow_strided_projections_are_plain_convolutions():
-    """They pick their pixels themselves, as oneDNN's own form writes past its memory; the result is the same."""
+    """They pick their pixels themselves, as oneDNN's own weight gradient was wrong; the result is the same."""
     net = cifar(8, width=4, shortcut="B")
     narrow, wide = (u.shortcut.conv1 for u in net.units[1:])
     assert type(narrow) is not nn.Conv2d

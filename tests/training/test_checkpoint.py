@@ -3,13 +3,12 @@
 import hashlib
 import pickle
 import zipfile
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from conftest import Counted
 from depthlab.errors import Mistake
 from depthlab.training import checkpoint
 from depthlab.training.loop import State
@@ -135,61 +134,46 @@ def test_a_save_that_fails_in_the_middle_leaves_the_old_file_and_nothing_else(pa
     assert [*path.parent.iterdir()] == [path]
 
 
-class Evil:
-    """A pickle that writes a file when it is read."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.marker),)
-
-
-@pytest.mark.parametrize("write", [torch.save, lambda evil, path: path.write_bytes(pickle.dumps(evil))])
-def test_code_in_a_file_does_not_run(path, tmp_path, write):
-    marker = tmp_path / "marker"
-    write({"net": Evil(marker)}, path)
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_an_object_in_a_file_is_not_made(path, write):
+    Counted.made = 0
+    write({"net": Counted()}, path)
     with pytest.raises(Mistake, match=r"checkpoint\.pt: damaged"):
         checkpoint.load(path, state(1))
-    assert not marker.exists()
-    pickled = torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
-    assert pickled.keys() == {"net"}
-    assert marker.exists()  # so it would have run
+    assert Counted.made == 1  # by the line that wrote it
 
 
-CRAFTED = {
-    "too short": torch.ones(1),
-    "one value, many times": torch.ones(1).expand(12).view(3, 4),
-    "sparse": torch.sparse_coo_tensor([[9**9], [0]], [1.0], (3, 4), check_invariants=False),
+OTHER = {
+    "one value": torch.ones(1),
+    "more values": torch.ones(4, 4),
     "no tensor": "momentum",
     "without memory": torch.empty(3, 4, device="meta"),
 }
 
 
-@pytest.mark.parametrize("momentum", CRAFTED.values(), ids=CRAFTED.keys())
-def test_a_fused_step_cannot_write_behind_the_end_of_a_crafted_momentum(path, momentum):
-    """That of torch checks no shapes, and ends in a segmentation fault with such a one of a million values."""
+@pytest.mark.parametrize("momentum", OTHER.values(), ids=OTHER.keys())
+def test_a_momentum_of_another_kind_is_refused(path, momentum):
     old, new = state(1), state(2)
     old.optimizer.state[old.net[0].weight]["momentum_buffer"] = momentum
     checkpoint.save(path, old)
-    with suppress(Mistake):
+    with pytest.raises(Mistake, match="damaged"):
         checkpoint.load(path, new)
-        momentum = new.optimizer.state[new.net[0].weight]["momentum_buffer"]
-        assert (momentum.shape, momentum.stride(), momentum.numel()) == ((3, 4), (4, 1), 12)
-        assert momentum.untyped_storage().nbytes() == 48
-        assert momentum.eq(1).all()
 
 
-def test_a_file_cannot_put_its_tensors_in_place_of_the_parameters(path):
+def test_what_is_read_lies_in_memory_of_our_own(path, monkeypatch):
+    """Whatever the layout of the file's tensors, and whatever it says of how to load them."""
     old, new = state(1), state(2)
-    parts = old.to_dict() | {"random": {"cpu": torch.get_rng_state()}}
-    parts["net"]["0.weight"] = torch.ones(1).expand(12).view(3, 4)
-    parts["net"]._metadata["0"]["assign_to_params_buffers"] = True
-    torch.save(parts, path)
-    before = new.net[0].weight.data_ptr()
+    old.optimizer.state[old.net[0].weight]["momentum_buffer"] = torch.arange(12.0).view(4, 3).t()
+    checkpoint.save(path, old)
+    before, given = new.net[0].weight.data_ptr(), []
+    load = new.net.load_state_dict
+    monkeypatch.setattr(new.net, "load_state_dict", lambda saved: given.append(saved) or load(saved))
     checkpoint.load(path, new)
+    momentum = new.optimizer.state[new.net[0].weight]["momentum_buffer"]
+    assert (momentum.shape, momentum.stride(), momentum.untyped_storage().nbytes()) == ((3, 4), (4, 1), 48)
+    assert momentum.tolist() == torch.arange(12.0).view(4, 3).t().tolist()
     assert new.net[0].weight.data_ptr() == before
-    assert new.net[0].weight.eq(1).all()
+    assert not hasattr(given[0], "_metadata")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

@@ -29,7 +29,7 @@ EXPECTED = "expected a folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 """What an image file can be. PIL knows forty more: so many more decoders for a crafted file to break."""
 DIRECT = ("JPEG", "MPO", "PNG", "WEBP")
-"""What torchvision decodes; its GIF decoder reads past the file's end up to 0.28 (CVE-2026-65918). MPO: JPEG."""
+"""What torchvision decodes; GIF is left to PIL, as torchvision's decoder had an advisory up to 0.28. MPO: JPEG."""
 
 
 def imagenet(

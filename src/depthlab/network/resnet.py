@@ -123,8 +123,8 @@ class Network(nn.Module):
 
 
 class _Strided(nn.Conv2d):
-    """A strided 1x1 convolution that picks its pixels first: oneDNN 3.12 (in torch 2.14) writes past the weights'
-    gradient where there are few channels, in channels_last, in one thread.
+    """A strided 1x1 convolution that picks its pixels first: the direct form's weight gradient was wrong for few
+    channels (oneDNN 3.12, in torch 2.14).
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -75,10 +75,10 @@ class State:
         return parts | {"step": self.step, "warm": self.warm, "window": self.window}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Puts back what `to_dict` gave, value by value, into memory of our own: a tensor of a crafted file can be
-        shorter than it says, and torch's fused steps would write behind its end. Raises anything on such a file.
+        """Puts back what `to_dict` gave, value by value, into memory of our own, which has the network's shapes
+        whatever a file from elsewhere says of its tensors. Raises anything on a file whose shapes are others.
         """
-        self.net.load_state_dict(dict(saved["net"]))  # without the file's _metadata, which can ask for its tensors
+        self.net.load_state_dict(dict(saved["net"]))  # values alone, without what a file says of how to load them
         self.optimizer.load_state_dict(saved["optimizer"])
         for parameter, kept in self.optimizer.state.items():
             if (momentum := kept.get("momentum_buffer")) is not None:
