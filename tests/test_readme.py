@@ -1,0 +1,62 @@
+"""What README.md and docs/ tell a reader to type works, and what they link to is there."""
+
+import re
+import shlex
+
+import pytest
+
+from conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page):
+    """The commands in a page's blocks, each on one line, without the comment behind it."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(shlex.split(line, comments=True)) for line in lines]
+
+
+TRAIN = {  # words after train.py, and the first page that has them
+    line.split("train.py ")[1]: page.name
+    for page in reversed(PAGES)
+    for line in commands(page)
+    if re.match(r"(.* && \S*)?python train\.py ", line) and "--help" not in line
+}
+SCRIPTS = {word for page in PAGES for line in commands(page) for word in re.findall(r"scripts/\w+\.\w+", line)}
+LINKS = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())]
+
+
+@pytest.mark.parametrize("words", TRAIN)
+def test_commands(command, words):
+    """On digits they run, cut short; what takes data or hours is composed."""
+    digits = "data=digits" in words
+    short = ["seed=0", "depth=8", "width=4", "recipe.iterations=1"]
+    typed = shlex.split(words)
+    if digits:
+        typed = [word for word in typed if word.split("=")[0] not in ("depth", "seed", "epochs")] + short
+    else:
+        typed = [word for word in typed if word != "-m" and "," not in word] + ["-c", "job"]
+    outcome = command(*typed)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert ("finished" if digits else "recipe:") in outcome.out
+
+
+def test_there_are_commands_of_both_kinds():
+    assert [*TRAIN.values()].count("README.md") >= 5
+    assert any("data=digits" not in words for words in TRAIN)
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_scripts_are_there(script):
+    assert (ROOT / script).is_file()
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda value: getattr(value, "name", value))
+def test_links_lead_somewhere(page, link):
+    assert (page.parent / link).exists()
+
+
+def test_both_jobs_are_one_line_that_makes_its_own_environment():
+    lines = [line for line in commands(ROOT / "README.md") if line.startswith("python3 -m venv .venv && ")]
+    assert [line.rpartition("&& ")[2].split()[0] for line in lines] == [".venv/bin/python", ".venv/bin/pytest"]
