@@ -3,6 +3,7 @@
 from torch import nn
 
 from depthlab.errors import Mistake, one_of
+from depthlab.network.place import Place, at
 from depthlab.network.resnet import Network, Skip
 from depthlab.network.unit import Activation, Norm, Order
 
@@ -39,18 +40,19 @@ def mlp(
         return nn.Linear(features, width, bias=bias)
 
     channels, height, side = shape
-    stem = nn.Sequential(nn.Flatten(), unit.stem(linear(channels * height * side), norm, activation))
+    places = [Place(depth, n, i, since=i - 1) for i in range(n + 1)]
+    stem = nn.Sequential(nn.Flatten(), unit.stem(linear(channels * height * side), norm, activation, places[0]))
     units = [
         unit.unit(
             [linear(width) for _ in range(LAYERS[block])],
             nn.Identity(),
-            skip(width),
+            at(skip, place)(width),
             norm,
             activation,
-            first=i == 0,
+            place,
+            first=place.unit == 1,
         )
-        for i in range(n)
+        for place in places[1:]
     ]
-    return Network(
-        stem, [nn.Sequential(*units)], unit.tail(width, norm, activation), nn.Linear(width, classes), block
-    )
+    tail = unit.tail(width, norm, activation, places[0])
+    return Network(stem, [nn.Sequential(*units)], tail, nn.Linear(width, classes), block)

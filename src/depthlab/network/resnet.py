@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.errors import Mistake, one_of
+from depthlab.network.place import Place, at
 from depthlab.network.recompute import recomputed
 from depthlab.network.unit import Activation, Norm, Order, Unit
 
-Skip = Callable[[int], nn.Module | None]
+Skip = Callable[..., nn.Module | None]
 
 # The convolutions of a unit's branch: kernel sizes, and how much wider its last one is (He et al. 2015, Fig. 5; the
 # single layer: He et al. 2016, Table 3).
@@ -61,10 +63,11 @@ def resnet(
         made = _Strided if kernel == 1 and stride > 1 and channels < 8 else nn.Conv2d
         return made(channels, out, kernel, stride, kernel // 2, bias=bias)
 
+    place = Place(depth, sum(counts), unit=0)
     if family == "cifar":
-        stem = unit.stem(conv(shape[0], width, 3), norm, activation)
+        stem = unit.stem(conv(shape[0], width, 3), norm, activation, place)
     else:
-        stem = unit.stem(conv(shape[0], width, 7, 2), norm, activation)
+        stem = unit.stem(conv(shape[0], width, 7, 2), norm, activation, place)
         stem.append(nn.MaxPool2d(3, 2, 1))
 
     stages, channels = [], width
@@ -78,15 +81,17 @@ def resnet(
                 for j, (c, o, k) in enumerate(zip([channels, *outs], outs, kernels, strict=False))
             ]
             out = outs[-1]
-            join, changes = skip(out), channels != out or stride > 1
+            changes = channels != out or stride > 1
+            place = replace(place, unit=place.unit + 1, changes=changes)
+            join = at(skip, place)(out)
             if join is not None and (shortcut == "C" or (shortcut == "B" and changes)):
-                resize = unit.projection(conv(channels, out, 1, stride), norm)
+                resize = unit.projection(conv(channels, out, 1, stride), norm, place)
             else:
                 resize = ZeroPad(stride, out - channels) if changes else nn.Identity()
-            units.append(unit.unit(convs, resize, join, norm, activation, first=s == i == 0))
-            channels = out
+            units.append(unit.unit(convs, resize, join, norm, activation, place, first=s == i == 0))
+            channels, place = out, replace(place, since=1 if changes else place.since + 1)
         stages.append(nn.Sequential(*units))
-    tail = unit.tail(channels, norm, activation).extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    tail = unit.tail(channels, norm, activation, place).extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
     return Network(stem, stages, tail, nn.Linear(channels, classes), block)
 
 

@@ -2,13 +2,23 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-Norm = Callable[[int], nn.Module]
-Activation = Callable[[], nn.Module]
+from depthlab.network.place import ALONE, Place, at
+
+Norm = Callable[..., nn.Module]
+Activation = Callable[..., nn.Module]
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A skip that also says what of x enters the shortcut, and what the branch."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class Unit(nn.Module):
@@ -42,10 +52,18 @@ class Unit(nn.Module):
             return None
         return self.shortcut(a if isinstance(self.shortcut, nn.Sequential) else x)
 
+    def split(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The shortcut h(x), and what enters the branch. Some skips scale x before."""
+        inner = x
+        if isinstance(self.skip, Splits):
+            x, inner = self.skip.split(x)
+        a = self.before(inner)
+        return self.h(x, a), a
+
     def sides(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """h(x) and F(x), which the skip joins."""
-        a = self.before(x)
-        return self.h(x, a), self.branch(a)
+        h, a = self.split(x)
+        return h, self.branch(a)
 
     def forward(self, x: Tensor) -> Tensor:
         h, f = self.sides(x)
@@ -65,11 +83,11 @@ class Order:
     layer: str
     after: str = ""
 
-    def stem(self, conv: nn.Module, norm: Norm, activation: Activation) -> nn.Sequential:
+    def stem(self, conv: nn.Module, norm: Norm, activation: Activation, place: Place = ALONE) -> nn.Sequential:
         """The network's first convolution with its norm and activation, whatever the order."""
         before = self._before()
         words = [*self.layer.split()[len(before) :], *before]
-        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, activation)))
+        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, activation, replace(place, unit=0))))
 
     def unit(
         self,
@@ -78,11 +96,12 @@ class Order:
         skip: nn.Module | None,
         norm: Norm,
         activation: Activation,
+        place: Place = ALONE,
         *,
         first: bool,
     ) -> Unit:
         """A unit whose branch holds `convs`; `first`: it follows the stem."""
-        layers = _layers(self.layer.split() * len(convs), convs, norm, activation)
+        layers = _layers(self.layer.split() * len(convs), convs, norm, activation, place)
         start, end = len(self._before()), len(layers) - len(self.after.split())
         before, branch, after = (
             nn.Sequential(OrderedDict(part))
@@ -90,14 +109,15 @@ class Order:
         )
         return Unit(before, branch, shortcut, skip, after)
 
-    def projection(self, conv: nn.Module, norm: Norm) -> nn.Sequential:
+    def projection(self, conv: nn.Module, norm: Norm, place: Place = ALONE) -> nn.Sequential:
         """The convolution of a shortcut of option B or C, with the norm that follows one in this order."""
         words = [word for word in self.layer.split()[len(self._before()) :] if word != "act"]
-        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, nn.Identity)))
+        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, nn.Identity, place)))
 
-    def tail(self, channels: int, norm: Norm, activation: Activation) -> nn.Sequential:
+    def tail(self, channels: int, norm: Norm, activation: Activation, place: Place = ALONE) -> nn.Sequential:
         """What follows the last unit's addition."""
-        words = {"norm": lambda: norm(channels), "act": activation}
+        place = replace(place, unit=place.units + 1)
+        words = {"norm": lambda: at(norm, place)(channels), "act": at(activation, place)}
         return nn.Sequential(OrderedDict((word, words[word]()) for word in self._before()))
 
     def _before(self) -> list[str]:
@@ -105,7 +125,7 @@ class Order:
 
 
 def _layers(
-    words: Sequence[str], convs: Sequence[nn.Module], norm: Norm, activation: Activation
+    words: Sequence[str], convs: Sequence[nn.Module], norm: Norm, activation: Activation, place: Place
 ) -> list[tuple[str, nn.Module]]:
     """The words as named modules: conv1, norm1, act1, conv2, ... A norm has the channels that reach it."""
     layers: list[tuple[str, nn.Module]] = []
@@ -118,7 +138,8 @@ def _layers(
             module = convs[count[word] - 1]
             channels, _ = _channels(module)
         else:
-            module = norm(channels) if word == "norm" else activation()
+            made = at(norm if word == "norm" else activation, place)
+            module = made(channels) if word == "norm" else made()
         layers.append((f"{word}{count[word]}", module))
     return layers
 
