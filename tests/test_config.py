@@ -282,6 +282,7 @@ OTHER = {
     "init.gain": "3",
     "init.zero_last": "true",
     "activation.name": "tanh",
+    "weight.name": None,
     "data.name": None,
     "data.augment": "true",
     "data.normalize": "none",

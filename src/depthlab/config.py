@@ -25,7 +25,7 @@ from omegaconf.errors import ValidationError
 from depthlab.errors import Mistake, hint, one_of, wrong_value
 from depthlab.training.recipe import Recipe, Warmup
 
-GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "data", "recipe", "probe")
+GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
@@ -34,7 +34,9 @@ UNSCIENTIFIC = {
     *("data.source", "data.workers"),
 }
 # The papers' choices, which a run's name leaves out.
-USUAL = {"unit": "original", "init": "kaiming", "activation": "relu"}
+USUAL = {"unit": "original", "init": "kaiming", "activation": "relu", "weight": "plain"}
+# Groups that came later, and the option that does what was done before, which renames no old run.
+LATER = {"weight.name": "plain"}
 
 Block = Enum("Block", ["basic", "bottleneck", "single"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
@@ -67,6 +69,7 @@ class Config:
     norm: Any = MISSING
     init: Any = MISSING
     activation: Any = MISSING
+    weight: Any = MISSING
     data: Any = MISSING
     recipe: Recipe = MISSING
     probe: Any = MISSING
@@ -142,7 +145,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     facts = flat(config)
     checked = {"data.root"} if "data.source" in facts else set()  # the same bytes, wherever they come from
     left_out = UNSCIENTIFIC | checked
-    return {k: v for k, v in facts.items() if not (v is None or v is False or {k, k.split(".")[0]} & left_out)}
+    nothing = {key for key, value in facts.items() if value is None or value is False or LATER.get(key) == value}
+    return {k: v for k, v in facts.items() if not (k in nothing or {k, k.split(".")[0]} & left_out)}
 
 
 def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[list[str]]:

@@ -13,13 +13,13 @@ from depthlab import config, data, network, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint
 from depthlab.measure import Probe, missing
-from depthlab.network import activation, init, norm, skip, unit
+from depthlab.network import activation, init, norm, skip, unit, weight
 from depthlab.network.resnet import Network
 from depthlab.runs import Record, Run
 from depthlab.training import recipe, schedule
 
 MODULES = {"network": network, "skip": skip, "unit": unit, "norm": norm, "init": init}
-MODULES |= {"activation": activation, "data": data}
+MODULES |= {"activation": activation, "weight": weight, "data": data}
 # What the house does with every probe; its other keys are its own.
 HOUSE = {"every": float | None, "split": Literal["train", "test", "validation"], "images": int | None}
 
@@ -48,7 +48,7 @@ class Plan:
         cfg, options = self.cfg, self.options
         torch.manual_seed(cfg.seed)
         block = cfg.block.name if cfg.block else None
-        parts = options["unit"](), options["skip"], options["norm"], options["activation"]
+        parts = options["unit"](), options["skip"], options["norm"], options["activation"], options["weight"]
         net = options["network"](shape, classes, cfg.depth, cfg.width, block, *parts)
         net.recompute = cfg.recompute
         net.activation = self.config["activation"]["name"]

@@ -4,8 +4,9 @@ from torch import nn
 
 from depthlab.errors import Mistake, one_of
 from depthlab.network.place import Place, at
-from depthlab.network.resnet import Network, Skip
+from depthlab.network.resnet import Network, Skip, Weight
 from depthlab.network.unit import Activation, Norm, Order
+from depthlab.network.weight import plain
 
 LAYERS = {"single": 1, "basic": 2}
 
@@ -20,11 +21,14 @@ def mlp(
     skip: Skip,
     norm: Norm,
     activation: Activation,
+    weight: Weight = plain,
 ) -> Network:
     """A fully connected network `depth` weighted layers deep, `width` wide: an input layer, units of one layer
     (`block=single`, the usual) or two (`basic`), an output layer. Raises Mistake on a
-    depth or block that does not fit.
+    depth or block that does not fit, and on a `weight` but the plain one, as those are made for convolutions.
     """
+    if (name := getattr(weight, "func", weight).__name__) != "plain":
+        raise Mistake(f"weight={name}: of convolutions, and network=mlp has none")
     block = block or "single"
     if block not in LAYERS:
         raise one_of("block", block, LAYERS)

@@ -101,7 +101,7 @@ class Order:
         first: bool,
     ) -> Unit:
         """A unit whose branch holds `convs`; `first`: it follows the stem."""
-        layers = _layers(self.layer.split() * len(convs), convs, norm, activation, place)
+        layers = _layers(self.layer.split() * len(convs), convs, norm, activation, replace(place, last=True))
         start, end = len(self._before()), len(layers) - len(self.after.split())
         before, branch, after = (
             nn.Sequential(OrderedDict(part))
@@ -118,7 +118,8 @@ class Order:
         """What follows the last unit's addition."""
         place = replace(place, unit=place.units + 1)
         words = {"norm": lambda: at(norm, place)(channels), "act": at(activation, place)}
-        return nn.Sequential(OrderedDict((word, words[word]()) for word in self._before()))
+        layers = [(word, words[word]()) for word in self._before()]
+        return nn.Sequential(OrderedDict(layers + [("shift", shift()) for shift in _shifts(norm)]))
 
     def _before(self) -> list[str]:
         return list(takewhile(lambda word: word != "conv", self.layer.split()))
@@ -130,6 +131,7 @@ def _layers(
     """The words as named modules: conv1, norm1, act1, conv2, ... A norm has the channels that reach it."""
     layers: list[tuple[str, nn.Module]] = []
     count = dict.fromkeys(("conv", "norm", "act"), 0)
+    norms = words.count("norm")
     out, channels = _channels(convs[0])
     channels = channels if words[0] != "conv" else out
     for word in words:
@@ -137,11 +139,19 @@ def _layers(
         if word == "conv":
             module = convs[count[word] - 1]
             channels, _ = _channels(module)
+            layers += [(f"shift{count[word]}", shift()) for shift in _shifts(norm) if place.unit]
+        elif word == "norm":
+            module = at(norm, replace(place, last=place.last and count[word] == norms))(channels)
         else:
-            made = at(norm if word == "norm" else activation, place)
-            module = made(channels) if word == "norm" else made()
+            module = at(activation, place)()
         layers.append((f"{word}{count[word]}", module))
     return layers
+
+
+def _shifts(norm: Norm) -> list[Activation]:
+    """What the norm puts in front of each layer with weights: nothing, or a module."""
+    before = getattr(getattr(norm, "func", norm), "before", None)
+    return [] if before is None else [before]
 
 
 def _channels(layer: nn.Module) -> tuple[int, int]:
