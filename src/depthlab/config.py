@@ -36,7 +36,7 @@ UNSCIENTIFIC = {
 # The papers' choices, which a run's name leaves out.
 USUAL = {"unit": "original", "init": "kaiming", "activation": "relu", "weight": "plain"}
 # Groups that came later, and the option that does what was done before, which renames no old run.
-LATER = {"weight.name": "plain"}
+LATER = {"weight.name": "plain", "recipe.optimizer.name": "sgd"}
 
 Block = Enum("Block", ["basic", "bottleneck", "single"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
@@ -183,7 +183,7 @@ def help_text(configs: Path) -> str:
     lines = ["python train.py [option=value ...]", "  -m sweeps over values with commas; -c job shows the config"]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
-    for group in (*GROUPS, "recipe/schedule"):
+    for group in (*GROUPS, "recipe/schedule", "recipe/optimizer"):
         lines += ["", f"{group}="]
         for file in sorted((configs / group).glob("*.yaml")):
             text = file.read_text()
@@ -221,7 +221,9 @@ def again(words: list[str]) -> list[str]:
         values = yaml.safe_load(text)
         chosen = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
         chosen |= dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # several options can have one name
-        chosen |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
+        parts = {"schedule": values["recipe"]["schedule"], **values["recipe"]}  # the optimiser came later
+        chosen |= {f"recipe/{p}": parts[p]["name"] for p in ("schedule", "optimizer") if p in parts}
+        chosen |= {"probe": f"[{','.join(values['probe'])}]"}
         words_of = {key: f"{key}={option}" for key, option in chosen.items()}
         words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
@@ -251,6 +253,7 @@ def run_name(config: dict[str, Any]) -> str:
     skip = [] if network == "plain" else [label(config["skip"])]
     words = [f"{network}{config['depth']}", *block, *skip, label(config["norm"])]
     words += [label(config[group]) for group, usual in USUAL.items() if config[group]["name"] != usual]
+    words += [name for name in [config["recipe"]["optimizer"]["name"]] if name != "sgd"]
     return "-".join([*words, f"s{config['seed']}", digest(config)])
 
 
