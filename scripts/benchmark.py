@@ -36,7 +36,8 @@ from torchvision import transforms
 from depthlab import app, describe
 from depthlab.data.dataset import DataSet
 from depthlab.plan import Plan, plan
-from depthlab.training.loop import State, sgd
+from depthlab.training.loop import State
+from depthlab.training.optimizer import sgd
 
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR = "data=synthetic data.augment=true data.images=512 data.test_images=128 width=16 recipe.batch=128"

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from benchmark import ROOT, planned
 from depthlab import app
-from depthlab.training.loop import State, sgd
+from depthlab.training.loop import State
+from depthlab.training.optimizer import sgd
 
 OUTPUT = ROOT / "results" / "benchmarks" / "fidelity.jsonl"
 PATHS, SKIPS, SEEDS = ("usual", "fast", "bf16"), ("none", "identity"), (0, 1, 2)

@@ -26,7 +26,7 @@ import benchmark
 from depthlab import app
 from depthlab.plan import Plan
 from depthlab.training import checkpoint
-from depthlab.training.loop import State, sgd
+from depthlab.training.loop import State
 
 UNITS = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9}
 """Unit roundoff of each precision: half a step of 23, 10 and 7 (stored) bits of mantissa, and one for rounding."""
@@ -59,7 +59,7 @@ def passes(planned: Plan, where: torch.device) -> dict[str, Tensor]:
     images = planned.options["data"](cpu)
     x, y = (part.to(where) for part in next(images.batches(recipe.batch, seed=0)))
     net = app.network(planned, images, where).train()
-    optimizer = sgd(net, recipe)
+    optimizer = planned.optimizer(net, recipe)
     before = [p.detach().clone() for p in net.parameters()]
     with torch.autocast(where.type, torch.bfloat16, enabled=planned.cfg.precision.name == "bf16"):
         logits = net(x)
@@ -109,7 +109,7 @@ def losses(planned: Plan, steps: int, *, nudge: float = 0.0, stop: int | None = 
 
     def begin() -> tuple[State, Iterator[Any]]:
         net = app.network(planned, images, where)
-        state = State(net, sgd(net, planned.cfg.recipe))
+        state = State(net, planned.optimizer(net, planned.cfg.recipe))
         return state, app.loop(planned, images, where, state, steps + 1)
 
     state, training = begin()
@@ -127,7 +127,7 @@ def losses(planned: Plan, steps: int, *, nudge: float = 0.0, stop: int | None = 
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint.save(Path(folder, "checkpoint.pt"), state)
                 net = app.network(planned, images, where)
-                state = State(net, sgd(net, planned.cfg.recipe))
+                state = State(net, planned.optimizer(net, planned.cfg.recipe))
                 checkpoint.load(Path(folder, "checkpoint.pt"), state)
                 training = app.loop(planned, images, where, state, steps + 1)
     return found

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import ROOT
+from conftest import ROOT, presets
 from depthlab.training import checkpoint, loop
 
 # dropout draws from torch's random state, cifar-like augmentation from the data's, warm-up has a state of its own
@@ -25,7 +25,7 @@ RUN = (
 
 def outcome_of_run():
     """Weights, momentum, random streams and curves of the one run in outputs/, without the times."""
-    (run,) = Path("outputs/digits").glob("resnet*")
+    (run,) = Path("outputs/digits").glob("*")
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     saved.pop("clock")
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -80,6 +80,35 @@ def test_stopped_after_every_iteration_and_every_test_batch(command, undisturbed
     assert set(codes) == {code}
     assert reached == len(codes) >= 3
     assert same(outcome_of_run(), undisturbed)
+
+
+# Every option that keeps something or draws by chance.
+EACH = [f"{group}={name}" for group in ("skip", "norm", "weight") for name in presets(group)]
+EACH += [f"recipe/optimizer={name}" for name in presets("recipe/optimizer")]
+USUAL = {"skip=identity", "norm=batch", "weight=plain"}
+
+
+@pytest.mark.parametrize("option", [option for option in EACH if option not in USUAL])
+def test_each_option_goes_on_bit_for_bit(command, monkeypatch, option):
+    """Stopped after the twelfth iteration and, as the states of some optimisers then have another form, the first."""
+    run = [*(word for word in RUN if not word.startswith(("skip=", "recipe.rate="))), option, "recipe.rate=0.003"]
+    assert command(*run).code == 0
+    straight = outcome_of_run()
+    Path("outputs").rename("undisturbed")
+    trained = loop.train
+    for stop_at in (1, 12) if "optimizer" in option else (12,):
+
+        def stopping(state, *args, stop_at=stop_at, **kwargs):
+            for metrics in trained(state, *args, **kwargs):
+                if state.step == stop_at:
+                    signal.raise_signal(signal.SIGINT)
+                yield metrics
+
+        monkeypatch.setattr("depthlab.app.train", stopping)
+        assert command(*run).code == 130
+    monkeypatch.setattr("depthlab.app.train", trained)
+    assert command(*run).code == 0
+    assert same(outcome_of_run(), straight)
 
 
 def test_checkpoints_at_every_iteration_change_nothing(command, undisturbed):

@@ -16,10 +16,10 @@ from depthlab import config
 from depthlab.errors import Mistake
 from depthlab.plan import MODULES as PARTS
 from depthlab.plan import plan as checked
-from depthlab.training import schedule
+from depthlab.training import optimizer, schedule
 
 CONFIGS = ROOT / "configs"
-MODULES = PARTS | {"recipe/schedule": schedule}
+MODULES = PARTS | {"recipe/schedule": schedule, "recipe/optimizer": optimizer}
 FILES = [path for group in MODULES for path in sorted((CONFIGS / group).glob("*.yaml"))]
 
 # A group's module: options between what is none of its options.
@@ -194,7 +194,8 @@ def node(path):
     if path.parent.name == "data":  # these are of the whole config, and some begin with another one
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return OmegaConf.to_container(compose("train", overrides=[f"data={path.stem}"]).data)
-    return presets(str(path.parent.relative_to(CONFIGS)))[path.stem]
+    values = presets(str(path.parent.relative_to(CONFIGS)))[path.stem]
+    return values.get("optimizer", values)  # some bring a rate, too
 
 
 def identifier(path):
@@ -282,6 +283,7 @@ OTHER = {
     "init.gain": "3",
     "init.zero_last": "true",
     "activation.name": "tanh",
+    "weight.name": None,
     "data.name": None,
     "data.augment": "true",
     "data.normalize": "none",
@@ -302,6 +304,7 @@ OTHER = {
     "recipe.schedule.name": None,
     "recipe.schedule.drops": "[0.5]",
     "recipe.schedule.factor": "0.2",
+    "recipe.optimizer.name": None,
 }
 UNSCIENTIFIC = {
     "device": "cpu",
@@ -428,7 +431,8 @@ def test_the_keys_are_those_of_the_yaml():
     scalars = {*surface} - {"defaults", "hydra"}
     assert scalars | {*config.GROUPS} == {key for key in typed if "." not in key}
     recipe = yaml.safe_load((CONFIGS / "recipe" / "he2015.yaml").read_text())
-    wanted = {f"recipe.{key}" for key in recipe if key != "defaults"} | {"recipe.schedule"}
+    wanted = {f"recipe.{key}" for key in recipe if key != "defaults"}
+    wanted |= {"recipe.schedule", "recipe.optimizer"}
     wanted |= {f"recipe.warmup.{key}" for key in recipe["warmup"]}
     assert {key for key in typed if "." in key} == wanted
 

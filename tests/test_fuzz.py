@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from conftest import presets
 
-GROUPS = ("skip", "unit", "norm", "init", "activation", "network", "data", "recipe", "recipe/schedule", "probe")
+GROUPS = ("skip", "unit", "norm", "init", "activation", "weight", "network", "data", "recipe", "probe")
+GROUPS += ("recipe/schedule", "recipe/optimizer")
 CHOICES = {group: sorted(presets(group)) for group in GROUPS if group not in ("data", "recipe")}
 CHOICES |= {"data": ["digits", "synthetic", "line"], "recipe": ["digits", "he2015", "he2016", "imagenet"]}
 KEYS = [

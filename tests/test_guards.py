@@ -12,10 +12,10 @@ from depthlab import config, probes
 from depthlab.errors import Mistake
 from depthlab.plan import MODULES
 from depthlab.reports.collect import load
-from depthlab.training import schedule
+from depthlab.training import optimizer, schedule
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=3")
-ALL = MODULES | {"recipe.schedule": schedule, "probe": probes}
+ALL = MODULES | {"recipe.schedule": schedule, "recipe.optimizer": optimizer, "probe": probes}
 
 # What a module holds beside its options: modules, classes and functions from elsewhere, and what Python gives it.
 FOREIGN = [
@@ -45,6 +45,7 @@ TYPED = [
     "network.name=builtins.abs",
     "data.name=math.floor",
     "recipe.schedule.name=abs",
+    "recipe.optimizer.name=KFAC",
     "+skip._target_=math.sqrt;+skip._args_=[4]",
     "+skip._target_=fractions.Fraction;+skip.numerator=1",
     "+data._target_=math.sqrt",

@@ -28,7 +28,7 @@ from depthlab.reports import collect
 from depthlab.reports.collect import Result
 from depthlab.runs import Record, Run
 from depthlab.training import checkpoint
-from depthlab.training.loop import State, sgd
+from depthlab.training.loop import State
 
 Words = str | Sequence[str]
 CPU = torch.device("cpu")
@@ -107,9 +107,8 @@ def load(folder: str | Path) -> Loaded:
     planned = _planned([f"config={home.config}"])
     with _untouched():
         net = _network(planned)
-        checkpoint.load(
-            home.checkpoint, State(net, sgd(net, planned.cfg.recipe)), digest=config.digest(planned.config)
-        )
+        state = State(net, planned.optimizer(net, planned.cfg.recipe))
+        checkpoint.load(home.checkpoint, state, digest=config.digest(planned.config))
     return Loaded(net.eval(), yaml.safe_load(home.config.read_text()), lambda: planned.options["data"](CPU))
 
 

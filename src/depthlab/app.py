@@ -31,7 +31,7 @@ from depthlab.plan import Plan, plan
 from depthlab.runs import Record
 from depthlab.training import checkpoint
 from depthlab.training.distributed import ALONE, Ranks, joined, torchruns
-from depthlab.training.loop import Metrics, State, sgd, train
+from depthlab.training.loop import Metrics, State, train
 from depthlab.training.recipe import check_rates
 
 log = logging.getLogger("depthlab")
@@ -202,7 +202,7 @@ def _train(
     facts["parameters"] = sum(p.numel() for p in net.parameters())
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 
-    state, clock, records, limit = State(net, sgd(net, cfg.recipe)), Clock(), [], 0.0
+    state, clock, records, limit = State(net, planned.optimizer(net, cfg.recipe)), Clock(), [], 0.0
     digest = config.digest(planned.config)
     if done:
         home.previous.unlink(missing_ok=True)  # of a run that was killed as it ended: it is not the end's
@@ -299,7 +299,7 @@ def _train(
 def _assist(planned: Plan, images: DataSet, where: torch.device, steps: int, ranks: Ranks) -> Record:
     """What the other processes do while the first is in `_train`: the same iterations, and no word."""
     net = network(planned, images, where)
-    state = State(net, sgd(net, planned.cfg.recipe))
+    state = State(net, planned.optimizer(net, planned.cfg.recipe))
     with Interruption(tells=False).watching() as interruption:
         for _ in chain([None], loop(planned, images, where, state, steps, ranks)):
             signal, _ = _agreed(ranks, state, interruption, late=False)

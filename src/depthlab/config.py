@@ -25,7 +25,7 @@ from omegaconf.errors import ValidationError
 from depthlab.errors import Mistake, hint, one_of, wrong_value
 from depthlab.training.recipe import Recipe, Warmup
 
-GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "data", "recipe", "probe")
+GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
@@ -34,7 +34,9 @@ UNSCIENTIFIC = {
     *("data.source", "data.workers"),
 }
 # The papers' choices, which a run's name leaves out.
-USUAL = {"unit": "original", "init": "kaiming", "activation": "relu"}
+USUAL = {"unit": "original", "init": "kaiming", "activation": "relu", "weight": "plain"}
+# Groups that came later, and the option that does what was done before, which renames no old run.
+LATER = {"weight.name": "plain", "recipe.optimizer.name": "sgd"}
 
 Block = Enum("Block", ["basic", "bottleneck", "single"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
@@ -70,6 +72,7 @@ class Config:
     norm: Any = MISSING
     init: Any = MISSING
     activation: Any = MISSING
+    weight: Any = MISSING
     data: Any = MISSING
     recipe: Recipe = MISSING
     probe: Any = MISSING
@@ -145,7 +148,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     facts = flat(config)
     checked = {"data.root"} if "data.source" in facts else set()  # the same bytes, wherever they come from
     left_out = UNSCIENTIFIC | checked
-    return {k: v for k, v in facts.items() if not (v is None or v is False or {k, k.split(".")[0]} & left_out)}
+    nothing = {key for key, value in facts.items() if value is None or value is False or LATER.get(key) == value}
+    return {k: v for k, v in facts.items() if not (k in nothing or {k, k.split(".")[0]} & left_out)}
 
 
 def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[list[str]]:
@@ -182,7 +186,7 @@ def help_text(configs: Path) -> str:
     lines = ["python train.py [option=value ...]", "  -m sweeps over values with commas; -c job shows the config"]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
-    for group in (*GROUPS, "recipe/schedule"):
+    for group in (*GROUPS, "recipe/schedule", "recipe/optimizer"):
         lines += ["", f"{group}="]
         for file in sorted((configs / group).glob("*.yaml")):
             text = file.read_text()
@@ -219,7 +223,9 @@ def again(words: list[str]) -> list[str]:
         text = Path(file).read_text()
         values = yaml.safe_load(text)
         groups = chosen(values, text)
-        groups |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
+        parts = {"schedule": values["recipe"]["schedule"], **values["recipe"]}  # the optimiser came later
+        groups |= {f"recipe/{p}": parts[p]["name"] for p in ("schedule", "optimizer") if p in parts}
+        groups |= {"probe": f"[{','.join(values['probe'])}]"}
         words_of = {key: f"{key}={option}" for key, option in groups.items()}
         words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
@@ -255,6 +261,7 @@ def run_name(config: dict[str, Any]) -> str:
     skip = [] if network == "plain" else [label(config["skip"])]
     words = [f"{network}{config['depth']}", *block, *skip, label(config["norm"])]
     words += [label(config[group]) for group, usual in USUAL.items() if config[group]["name"] != usual]
+    words += [name for name in [config["recipe"]["optimizer"]["name"]] if name != "sgd"]
     return "-".join([*words, f"s{config['seed']}", digest(config)])
 
 

@@ -30,6 +30,8 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     """What a run will do, in lines; `done`: iterations done before."""
     cfg, values, recipe = plan.cfg, plan.config, plan.cfg.recipe
     plain = values["skip"]["name"] == "none"
+    layers = [label(values["activation"])]
+    layers += [f"weights {label(values['weight'])}"] * (values["weight"]["name"] != "plain")
     kind = "plain" if plain else f"residual ({label(values['skip'])}, {values['unit']['name']} unit)"
     channels, height, width = images.shape
     epochs = steps * recipe.batch / images.images
@@ -40,7 +42,7 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
         plan.run.path.name,
         f"  network  {kind}, {cfg.depth} layers, {values['block']} blocks, width {cfg.width}, "
         f"{facts['parameters']:,} parameters, {facts['multiply_adds'] / 1e6:.4g} million multiply-adds",
-        f"  layers   norm {label(values['norm'])}, init {label(values['init'])}, {values['activation']['name']}",
+        f"  layers   norm {label(values['norm'])}, init {label(values['init'])}, {', '.join(layers)}",
         f"  data     {plan.choices['data']}: {images.images:,} training and {images.size('test'):,} test images, "
         f"{height}x{width}x{channels}, {images.classes} classes",
         f"  recipe   {plan.choices['recipe']}: {steps:,} iterations of {recipe.batch} images ({epochs:.4g} epochs), "

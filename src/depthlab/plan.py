@@ -9,17 +9,19 @@ from typing import Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from depthlab import config, data, network, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint
 from depthlab.measure import Probe, missing
-from depthlab.network import activation, init, norm, skip, unit
+from depthlab.network import activation, init, norm, skip, unit, weight
 from depthlab.network.resnet import Network
 from depthlab.runs import Record, Run
-from depthlab.training import recipe, schedule
+from depthlab.training import optimizer, recipe, schedule
 
 MODULES: dict[str, ModuleType] = {"skip": skip, "unit": unit, "norm": norm, "init": init, "activation": activation}
+MODULES |= {"weight": weight}
 MODULES = {"network": network} | MODULES | {"data": data}  # pyrefly: ignore[bad-assignment]: it can be called, too
 # What the house does with every probe; its other keys are its own.
 HOUSE = {"every": float | None, "split": Literal["train", "test", "validation"], "images": int | None}
@@ -36,6 +38,7 @@ class Plan:
     """The chosen option of each group, as typed."""
     options: dict[str, partial[Any]]
     schedule: Callable[[int, int], float]
+    optimizer: Callable[[nn.Module, recipe.Recipe], torch.optim.Optimizer]
     probes: list[Probe]
     run: Run
 
@@ -49,7 +52,7 @@ class Plan:
         cfg, options = self.cfg, self.options
         torch.manual_seed(cfg.seed)
         block = cfg.block.name if cfg.block else None
-        parts = options["unit"](), options["skip"], options["norm"], options["activation"]
+        parts = options["unit"](), options["skip"], options["norm"], options["activation"], options["weight"]
         net = options["network"](shape, classes, cfg.depth, cfg.width, block, *parts)
         net.recompute = cfg.recompute
         net.activation = self.config["activation"]["name"]
@@ -91,8 +94,14 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
-    bound = config.bind(schedule, values["recipe"]["schedule"], "recipe.schedule")
-    values["recipe"]["schedule"] = {"name": bound.func.__name__} | bound.keywords
+    parts = {}
+    for part, module in (("schedule", schedule), ("optimizer", optimizer)):
+        parts[part] = bound = config.bind(module, values["recipe"][part], f"recipe.{part}")
+        values["recipe"][part] = {"name": bound.func.__name__} | bound.keywords
+    name = values["recipe"]["optimizer"]["name"]
+    optimizer.check(name)
+    if name == "kfac" and (cfg.devices > 1 or cfg.recompute or cfg.graph):
+        raise Mistake("recipe/optimizer=kfac: looks inside one whole pass; leave out devices, recompute and graph")
     experiment = values.pop("experiment")
     values["folder"] = values["folder"] or (choices["experiment"] if experiment else choices["data"])
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
@@ -106,7 +115,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         measure = config.bind(probes, settings | {"name": name}, f"probe.{name}")
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
         measures.append(Probe(name, measure, **house))
-    planned = Plan(cfg, values, chosen, options, bound, measures, Run(Path()))
+    planned = Plan(cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()))
     with torch.device("meta"):
         values["block"] = planned.build((3, 32, 32), 10).block
     planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))

@@ -12,6 +12,7 @@ from depthlab.errors import Mistake
 from depthlab.network import init
 
 PRESETS = presets("init")
+FILLS = sorted(PRESETS.keys() - {"fixup"})  # by the layer alone; see test_cures.py for the other
 OPTIONS = {
     name
     for name, f in vars(init).items()
@@ -113,7 +114,7 @@ def test_orthogonal(layer):
     torch.testing.assert_close(short @ short.T, 9 * torch.eye(len(short)), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", FILLS)
 def test_touches_only_layers(preset):
     net = Net()
     for parameter in net.parameters():
@@ -126,7 +127,7 @@ def test_touches_only_layers(preset):
         assert not any(layer.bias.any() for layer in layers(net) if layer.bias is not None)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", FILLS)
 def test_zero_last_starts_each_unit_as_its_shortcut(preset):
     net, x = seeded(preset, zero_last=True), torch.randn(2, 8, 5, 5)
     for unit in net.units:
@@ -135,7 +136,7 @@ def test_zero_last_starts_each_unit_as_its_shortcut(preset):
     assert not seeded(preset, zero_last=False).units[0](x).equal(x)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", FILLS)
 def test_same_seed_same_weights(preset):
     a, b, c = (torch.cat([p.flatten() for p in seeded(preset, seed).parameters()]) for seed in (1, 1, 2))
     assert a.equal(b)
@@ -164,7 +165,52 @@ def test_mistakes(preset, changes, message):
     assert str(mistake.value) == message
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", FILLS)
 def test_zero_last_needs_a_shortcut(preset):
     with pytest.raises(Mistake, match=r"init\.zero_last=true.*skip=none"):
         fill(Net(skip=False), preset, zero_last=True)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("layer", FANS)
+def test_delta_orthogonal(layer, rescale):
+    """Xiao et al. 2018, algorithm 1: zero but in the centre, and there orthogonal; lengths stay."""
+    weight = getattr(seeded("delta_orthogonal", gain=3.0, rescale=rescale), layer).weight.detach()
+    centre = weight[:, :, 1, 1] if weight.dim() == 4 else weight
+    assert weight.count_nonzero() == centre.count_nonzero() > 0
+    out, channels = centre.shape
+    scale = 9 * (out / channels if rescale else 1)
+    torch.testing.assert_close(centre.T @ centre, scale * torch.eye(channels), rtol=0, atol=1e-4)
+
+
+def test_delta_orthogonal_with_fewer_outputs_has_orthogonal_rows():
+    net = nn.Sequential(nn.Conv2d(8, 3, 3))
+    net.activation = "tanh"
+    torch.manual_seed(0)
+    init.delta_orthogonal(net, gain=1.0, rescale=True, zero_last=False)
+    centre = net[0].weight.detach()[:, :, 1, 1]
+    torch.testing.assert_close(centre @ centre.T, torch.eye(3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["conv", "linear"])
+def test_looks_linear_is_balduzzis_block(layer):
+    """[[W, -W], [-W, W]] in pairs; the first layer's inputs and the last one's outputs have no mirror."""
+    net = seeded("looks_linear")
+    weight = getattr(net, layer).weight.detach()
+    assert weight[0::2].equal(-weight[1::2])
+    if layer == "linear":
+        assert weight[:, 0::2].equal(-weight[:, 1::2])
+        weight = weight[:, 0::2]
+    w = weight[0::2].flatten(1)
+    short = w if w.shape[0] < w.shape[1] else w.T
+    torch.testing.assert_close(short @ short.T, torch.eye(len(short)), rtol=0, atol=1e-4)
+    last = net.units[1].skip.weight.weight.detach()
+    assert last[:, 0::2].equal(-last[:, 1::2])
+    assert not last[0::2].equal(-last[1::2])
+
+
+def test_looks_linear_needs_pairs():
+    net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    net.activation = "relu"
+    with pytest.raises(Mistake, match="init=looks_linear: pairs channels, and 5 is odd; choose an even width"):
+        init.looks_linear(net, zero_last=False)

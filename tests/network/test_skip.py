@@ -10,7 +10,8 @@ from torch.func import functional_call
 from conftest import presets
 from depthlab.config import bind
 from depthlab.errors import Mistake
-from depthlab.network import init, resnet, skip, unit
+from depthlab.network import activation, init, mlp, norm, resnet, skip, unit
+from depthlab.network.place import Place
 
 OPTIONS = {
     name for name, f in vars(skip).items() if getattr(f, "__module__", None) == skip.__name__ and name[0] != "_"
@@ -109,6 +110,11 @@ FORMULAS = {
     "shortcut_gate": lambda x, f, b, w: (1 - g(x, w, b)) * x + f,
     "conv": lambda x, f, w: linear(w, x) + f,
     "dropout": lambda x, f: 0.5 * x + f,
+    "stochastic_depth": lambda x, f: x + 0.5 * f,  # the last unit, in evaluation
+    "rezero": lambda x, f, alpha: x + alpha * f,
+    "skipinit": lambda x, f, alpha: x + alpha * f,
+    "layerscale": lambda x, f, scale: x + torch.einsum("c,nc...->nc...", scale, f),
+    "nf": lambda x, f: x + 0.2 * f,
 }
 
 
@@ -186,3 +192,105 @@ def test_dropouts_probability(p):
     with pytest.raises(Mistake) as mistake:
         skip.dropout(4, p=p, rescale=False)
     assert str(mistake.value) == f"skip.p={p}: a probability, at least 0 and under 1"
+
+
+# places: depth and the unit's number
+
+
+def built(preset, depth=20, **changes):
+    """A network of CIFAR's form, basic blocks, no norm."""
+    torch.manual_seed(0)
+    choices = {"family": "cifar", "shortcut": "B", "stride_in": "1x1"} | changes
+    join = bind(skip, PRESETS[preset], "skip")
+    net = resnet((3, 8, 8), 10, depth, 4, None, unit.preact(), join, norm.none, activation.relu, **choices)
+    net.activation = "relu"
+    init.kaiming(net, fan="fan_in", distribution="normal", gain=None, zero_last=False)
+    return net
+
+
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_survival_falls_linearly_to_a_half(depth):
+    """Huang et al. 2016, eq. 4 with p_L = 0.5: p_l = 1 - l / 2L, 3 L / 4 of the units on average, less a quarter."""
+    units, count = built("stochastic_depth", depth).units, (depth - 2) // 2
+    p = [u.skip.p for u in units]
+    assert p == pytest.approx([1 - 0.5 * (i + 1) / count for i in range(count)])
+    assert sum(p) == pytest.approx((3 * count - 1) / 4)  # section 3: 40 of 54 at depth 110, "E(L~) ~ 3 L / 4"
+
+
+def test_a_batch_drops_a_branch_for_all_its_images():
+    torch.manual_seed(0)
+    module, (x, f) = make("stochastic_depth", 3, survival=0.3).train(), x_and_f((4, 3))
+    drawn = [module(x, f) for _ in range(400)]
+    kept = [y.equal(x + f) for y in drawn]
+    assert all(y.equal(x + f) or y.equal(x) for y in drawn)
+    assert sum(kept) / 400 == pytest.approx(0.3, abs=5 * sqrt(0.3 * 0.7 / 400))
+
+
+@pytest.mark.parametrize("survival", [-0.1, 1.5, float("nan")])
+def test_survival_is_a_probability(survival):
+    with pytest.raises(Mistake, match=r"skip\.survival=.*: a probability, from 0 to 1"):
+        skip.stochastic_depth(4, survival=survival)
+
+
+@pytest.mark.parametrize(("preset", "start"), [("rezero", 0.0), ("skipinit", 0.0), ("layerscale", 1e-5)])
+def test_learned_scales_start_as_published_and_no_init_moves_them(preset, start):
+    net, plain = built(preset), built("identity")
+    added = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in plain.parameters())
+    scales = [parameter for u in net.units for parameter in u.skip.parameters()]
+    assert all(s.eq(start).all() for s in scales)
+    assert added == (3 * (4 + 8 + 16) if preset == "layerscale" else 9)  # one a unit, or one a channel
+
+
+@pytest.mark.parametrize("preset", ["rezero", "skipinit"])
+def test_the_first_output_is_that_of_the_shortcuts_alone(preset):
+    net, x = built(preset), torch.randn(2, 3, 8, 8)
+    a = net.stem(x)
+    for u in net.units:
+        a = a if isinstance(u.shortcut, nn.Identity) else u.shortcut(u.before(a))
+    torch.testing.assert_close(net(x), net.head(net.tail(a)))
+
+
+def brocks_beta(units, alpha):
+    """Brock et al. 2021, section 3: the expected deviation grows in a stage, and each stage begins anew at one."""
+    expected, found = 1.0, []
+    for n in units:
+        for i in range(n):
+            found.append(expected**0.5)
+            expected = (1.0 if i == 0 else expected) + alpha**2
+    return found
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_nf_keeps_brocks_books(depth):
+    count = (depth - 2) // 6
+    assert [u.skip.beta for u in built("nf", depth).units] == pytest.approx(brocks_beta([count] * 3, 0.2))
+
+
+def test_an_nf_unit_is_brocks_equation():
+    """h + alpha f(h / beta); where the shape changes, the projection sees h / beta, as the branch does."""
+    net = built("nf").double()
+    same, changing = net.units[1], net.units[3]
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(same(x), x + 0.2 * same.branch(same.before(x / sqrt(1 + 0.2**2))))
+    a = changing.before(x / sqrt(1 + 3 * 0.2**2))
+    torch.testing.assert_close(changing(x), changing.shortcut(a) + 0.2 * changing.branch(a))
+
+
+def test_a_fully_connected_networks_units_know_their_places():
+    join = bind(skip, PRESETS["nf"] | {"alpha": 1.0}, "skip")
+    net = mlp((1, 2, 2), 3, 6, 8, None, unit.preact(), join, norm.none, activation.relu)
+    assert [u.skip.beta**2 for u in net.units] == pytest.approx([1, 2, 3, 4])
+
+
+def test_a_place_is_told_only_to_those_that_ask():
+    seen = []
+
+    def asks(channels, place):
+        seen.append(place)
+        return skip.identity(channels)
+
+    choices = {"family": "cifar", "shortcut": "A", "stride_in": "1x1"}
+    parts = unit.original(), asks, norm.batch, activation.relu
+    resnet((3, 8, 8), 10, 14, 4, None, *parts, **choices)
+    since, changes = [0, 1, 2, 1, 2, 1], [False, False, True, False, True, False]
+    assert seen == [Place(14, 6, i + 1, since[i], changes[i]) for i in range(6)]

@@ -8,10 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Counted
+from conftest import Counted, presets
+from depthlab.config import bind
 from depthlab.errors import Mistake
-from depthlab.training import checkpoint
+from depthlab.training import checkpoint, optimizer
 from depthlab.training.loop import State
+from depthlab.training.recipe import Recipe, Warmup
+
+
+def recipe(**changes):
+    """SGD's usual constants."""
+    values = {"batch": 6, "iterations": 0, "rate": 0.01, "momentum": 0.9, "nesterov": False, "decay": 1e-2}
+    values |= {"decay_on": "all", "schedule_on": None, "warmup": Warmup(0.01, 0, 0, 0), "schedule": None}
+    return Recipe(**(values | changes))
 
 
 def state(seed, width=3):
@@ -206,3 +215,60 @@ def test_a_checkpoint_of_another_network_is_one_line(path):
         checkpoint.load(path, state(1))
     assert "damaged" in str(mistake.value)
     assert "\n" not in str(mistake.value)
+
+
+# optimisers whose states have other forms
+
+
+def optimised(seed, name):
+    """A network of convolutions, a norm and a linear map, some steps into its training by an optimiser."""
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)
+    net = nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    node = presets("recipe/optimizer")[name]
+    made = bind(optimizer, node.get("optimizer", node), "recipe.optimizer")(net, recipe())
+    for _ in range(seed + 2):
+        logits = net(torch.randn(6, 2, 5, 5))
+        getattr(made, "look", lambda logits: None)(logits)
+        made.zero_grad()
+        nn.functional.cross_entropy(logits, torch.arange(6) % 3).backward()
+        made.step()
+    return State(net, made, seed)
+
+
+def tensors(value):
+    """All of an optimiser's tensors, with where they stand."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from tensors(part)
+
+
+@pytest.mark.parametrize("name", presets("recipe/optimizer"))
+def test_each_optimisers_state_comes_back_into_memory_of_our_own(path, name):
+    old, new = optimised(1, name), optimised(0, name)
+    checkpoint.save(path, old)
+    checkpoint.load(path, new)
+    ours, theirs = ([*tensors(dict(s.optimizer.state))] for s in (new, old))
+    assert [t.tolist() for t in ours] == [t.tolist() for t in theirs] != []
+    assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in ours)
+    assert new.optimizer.state_dict()["param_groups"] == old.optimizer.state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize("change", [lambda t: t.flatten()[:1], lambda t: torch.zeros(*t.shape, 2), lambda t: "no"])
+@pytest.mark.parametrize("name", presets("recipe/optimizer"))
+def test_a_state_of_another_form_is_refused(path, name, change):
+    old, new = optimised(1, name), optimised(0, name)
+    weight = old.net[0].weight
+    key = next(k for k, t in old.optimizer.state[weight].items() if isinstance(t, torch.Tensor) and t.numel() > 1)
+    old.optimizer.state[weight][key] = change(old.optimizer.state[weight][key])
+    checkpoint.save(path, old)
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.load(path, new)
+
+
+@pytest.mark.parametrize(("name", "other"), [("sgd", "adamw"), ("adamw", "kfac"), ("soap", "sgd"), ("kfac", "muon")])
+def test_a_state_of_another_optimiser_is_refused(path, name, other):
+    checkpoint.save(path, optimised(1, name))
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.load(path, optimised(0, other))

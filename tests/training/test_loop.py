@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from depthlab.training import loop
-from depthlab.training.loop import State, evaluate, sgd, train
+from depthlab.training.loop import State, evaluate, train
+from depthlab.training.optimizer import sgd
 from depthlab.training.recipe import Recipe, Warmup
 
 IMAGES, BATCH = 20, 6

@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from math import sqrt
 from typing import Literal, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor, nn, no_grad, stack
 
 from depthlab.errors import Mistake
 
-# By activation: He et al. 2015b, eq. 10, for the ReLU; torch.nn.init.calculate_gain for the others.
+# By activation: He et al. 2015b, eq. 10, for the ReLU; torch.nn.init.calculate_gain for most others. A leaky ReLU's
+# is divided by sqrt(1 + slope^2) (He et al. 2015b, eq. 15); a tailored or mirrored one keeps the mean square itself.
 GAINS = {"relu": sqrt(2), "tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0}
+GAINS |= {"leaky_relu": sqrt(2), "tailored": 1.0, "mirrored_relu": 1.0}
 
 
 class _Unit(Protocol):
+    branch: nn.Module
     skip: nn.Module | None
 
     @property
@@ -70,6 +73,71 @@ def orthogonal(net: _Net, *, gain: float | None, zero_last: bool) -> None:
     _fill(net, lambda w: nn.init.orthogonal_(w, gain), zero_last)
 
 
+def delta_orthogonal(net: _Net, *, gain: float | None, rescale: bool, zero_last: bool) -> None:
+    """Kernels that are zero but in the centre, and there `gain` times a random orthogonal matrix, out x in, so that
+    each layer keeps every length (Xiao et al. 2018, algorithm 1); gain: null, the activation's.
+
+    With fewer outputs than inputs the rows are orthogonal, else the columns. `rescale` multiplies by
+    sqrt(max(out / in, 1)): the mean square of a channel stays where channels are added (Martens et al. 2021, SUO).
+    """
+    gain = _gain(net, gain)
+
+    def fill(weight: Tensor) -> None:
+        nn.init.zeros_(weight)
+        out, channels, *kernel = weight.shape
+        centre = weight[(slice(None), slice(None), *(size // 2 for size in kernel))]
+        scale = sqrt(max(out / channels, 1)) if rescale else 1.0
+        with no_grad():
+            centre.copy_(nn.init.orthogonal_(weight.new_empty(out, channels), gain * scale))
+
+    _fill(net, fill, zero_last)
+
+
+def looks_linear(net: _Net, *, zero_last: bool) -> None:
+    """Pairs of channels that begin as each other's mirror image, [[W, -W], [-W, W]] with W orthogonal, so that a ReLU
+    network begins as a linear one: W max(z, 0) - W max(-z, 0) = W z (Balduzzi et al. 2017, section 5).
+
+    The first layer has no mirror in its inputs, the last none in its outputs. `activation=mirrored_relu`, the paper's
+    concatenated ReLU, keeps the mirror in training, an ordinary ReLU only begins with it. Raises Mistake on an odd
+    number of channels.
+    """
+    layers = list(_layers(net))
+    half = 0.5 if net.activation == "mirrored_relu" else 1.0  # which takes the pair's difference
+
+    def fill(weight: Tensor) -> None:
+        into, outof = weight is not layers[0].weight, weight is not layers[-1].weight
+        (out, channels), kernel = weight.shape[:2], weight.shape[2:]
+        for count, paired in ((channels, into), (out, outof)):
+            if paired and count % 2:
+                raise Mistake(f"init=looks_linear: pairs channels, and {count} is odd; choose an even width")
+        w = nn.init.orthogonal_(weight.new_empty(out // (1 + outof), channels // (1 + into), *kernel))
+        w = stack([w, -w], 2).flatten(1, 2) if into else w
+        w = stack([half * w, -half * w], 1).flatten(0, 1) if outof else w
+        with no_grad():
+            weight.copy_(w)
+
+    _fill(net, fill, zero_last)
+
+
+def fixup(net: _Net) -> None:
+    """Fixup (Zhang et al. 2019, section 3): He et al.'s init, the last layer of each branch and of the network zero,
+    the branches' other layers times L^(-1 / (2m - 2)), for L units of m layers. Its scalars are `norm=fixup`.
+    """
+    gain, units = _gain(net, None), list(net.units)
+    _fill(net, lambda w: _draw(w, gain / sqrt(_fans(w)["fan_in"]), "normal"), False)
+    last = [list(_layers(net))[-1]]
+    for unit in units:
+        if unit.skip is None:
+            raise Mistake("init=fixup: a plain network (skip=none) would be zero and not train")
+        *layers, end = _layers(unit.branch)
+        last.append(end)
+        for layer in layers:
+            with no_grad():
+                layer.weight.mul_(len(units) ** (-1 / (2 * len(layers))))
+    for layer in last:
+        nn.init.zeros_(layer.weight)
+
+
 def torch(net: _Net, *, zero_last: bool) -> None:
     """torch's own default, weights and biases as constructed: uniform within 1 / sqrt(fan_in)."""
     _zero_last(net, zero_last)
@@ -77,7 +145,8 @@ def torch(net: _Net, *, zero_last: bool) -> None:
 
 def _gain(net: _Net, gain: float | None) -> float:
     if gain is None:
-        return GAINS[net.activation]
+        slopes = (m.negative_slope for m in net.modules() if isinstance(m, nn.LeakyReLU))
+        return GAINS[net.activation] / sqrt(1 + next(slopes, 0.0) ** 2)
     if gain < 0:
         raise Mistake(f"init.gain={gain}: at least 0")
     return gain
@@ -94,9 +163,13 @@ def _draw(weight: Tensor, std: float, distribution: str) -> None:
         nn.init.uniform_(weight, -sqrt(3) * std, sqrt(3) * std)
 
 
+def _layers(net: _Net | nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
+    return (module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+
+
 def _fill(net: _Net, fill: Callable[[Tensor], object], zero_last: bool) -> None:
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:  # slow, though there is no weight
+    for module in _layers(net):
+        if not module.weight.is_meta:  # slow, though there is no weight
             fill(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

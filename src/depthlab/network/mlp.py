@@ -3,8 +3,10 @@
 from torch import nn
 
 from depthlab.errors import Mistake, one_of
-from depthlab.network.resnet import Network, Skip
+from depthlab.network.place import Place, at
+from depthlab.network.resnet import Network, Skip, Weight
 from depthlab.network.unit import Activation, Norm, Order
+from depthlab.network.weight import plain
 
 LAYERS = {"single": 1, "basic": 2}
 
@@ -19,11 +21,14 @@ def mlp(
     skip: Skip,
     norm: Norm,
     activation: Activation,
+    weight: Weight = plain,
 ) -> Network:
     """A fully connected network `depth` weighted layers deep, `width` wide: an input layer, units of one layer
     (`block=single`, the usual) or two (`basic`), an output layer. Raises Mistake on a
-    depth or block that does not fit.
+    depth or block that does not fit, and on a `weight` but the plain one, as those are made for convolutions.
     """
+    if (name := getattr(weight, "func", weight).__name__) != "plain":
+        raise Mistake(f"weight={name}: of convolutions, and network=mlp has none")
     block = block or "single"
     if block not in LAYERS:
         raise one_of("block", block, LAYERS)
@@ -39,18 +44,19 @@ def mlp(
         return nn.Linear(features, width, bias=bias)
 
     channels, height, side = shape
-    stem = nn.Sequential(nn.Flatten(), unit.stem(linear(channels * height * side), norm, activation))
+    places = [Place(depth, n, i, since=i - 1) for i in range(n + 1)]
+    stem = nn.Sequential(nn.Flatten(), unit.stem(linear(channels * height * side), norm, activation, places[0]))
     units = [
         unit.unit(
             [linear(width) for _ in range(LAYERS[block])],
             nn.Identity(),
-            skip(width),
+            at(skip, place)(width),
             norm,
             activation,
-            first=i == 0,
+            place,
+            first=place.unit == 1,
         )
-        for i in range(n)
+        for place in places[1:]
     ]
-    return Network(
-        stem, [nn.Sequential(*units)], unit.tail(width, norm, activation), nn.Linear(width, classes), block
-    )
+    tail = unit.tail(width, norm, activation, places[0])
+    return Network(stem, [nn.Sequential(*units)], tail, nn.Linear(width, classes), block)

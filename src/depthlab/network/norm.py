@@ -1,11 +1,12 @@
 """Norms: what keeps the scale of the signal, `norm=ghost norm.size=16`.
 
 Each is made for `channels` channels and maps x to a tensor of its shape, (N, C) and (N, C, H, W) alike, with a scale
-`weight` (one at the start) and a shift `bias` (zero) per channel. A value that makes no sense raises Mistake, and so
+`weight` (one at the start) and a shift `bias` (zero) per channel. One that has `before` puts that module in front of
+each layer with weights, save the network's first. A value that makes no sense raises Mistake, and so
 does an input with a single value to normalise, in the forward pass.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from depthlab.errors import Mistake
+from depthlab.network.place import ALONE, Place
 
 # Added to the variance, and the new batch's share in the running statistics (Ioffe & Szegedy 2015; torch's defaults).
 EPS = 1e-5
@@ -84,6 +86,34 @@ def group(channels: int, *, groups: int) -> nn.Module:
 def instance(channels: int) -> nn.Module:
     """Each image and channel by its mean and variance over the pixels (Ulyanov et al. 2016, eq. 3)."""
     return _Group(channels, channels, EPS)
+
+
+class _Shift(nn.Module):
+    """y = x + b, b one learned number, zero at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class fixup(_Shift):
+    """No norm, but the scalars of Fixup (Zhang et al. 2019, section 3, rule 3): y = a x + b, single learned numbers.
+
+    Each convolution, linear map and activation has a bias b before it; the last layer of each branch has a multiplier
+    a, one at the start. To be used with `init=fixup`, which is rules 1 and 2.
+    """
+
+    before: ClassVar = _Shift
+
+    def __init__(self, channels: int, place: Place = ALONE) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1)) if place.last else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.weight is None else x * self.weight)
 
 
 def _at_least(low: int, **values: float) -> None:

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.errors import Mistake, one_of
+from depthlab.network.place import Place, at
 from depthlab.network.recompute import recomputed
 from depthlab.network.unit import Activation, Norm, Order, Unit
+from depthlab.network.weight import plain
 
-Skip = Callable[[int], nn.Module | None]
+Skip = Callable[..., nn.Module | None]
+Weight = Callable[..., nn.Conv2d]
 
 # The convolutions of a unit's branch: kernel sizes, and how much wider its last one is (He et al. 2015, Fig. 5; the
 # single layer: He et al. 2016, Table 3).
@@ -38,6 +42,7 @@ def resnet(
     skip: Skip,
     norm: Norm,
     activation: Activation,
+    weight: Weight = plain,
     *,
     family: Literal["cifar", "imagenet"],
     shortcut: Literal["A", "B", "C"] | None,
@@ -57,14 +62,15 @@ def resnet(
     bias = isinstance(norm(width), nn.Identity)
     strided = kernels.index(max(kernels)) if stride_in == "3x3" else 0
 
+    place = Place(depth, sum(counts), unit=0)
+
     def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-        made = _Strided if kernel == 1 and stride > 1 and channels < 8 else nn.Conv2d
-        return made(channels, out, kernel, stride, kernel // 2, bias=bias)
+        return at(weight, place)(channels, out, kernel, stride, bias)
 
     if family == "cifar":
-        stem = unit.stem(conv(shape[0], width, 3), norm, activation)
+        stem = unit.stem(conv(shape[0], width, 3), norm, activation, place)
     else:
-        stem = unit.stem(conv(shape[0], width, 7, 2), norm, activation)
+        stem = unit.stem(conv(shape[0], width, 7, 2), norm, activation, place)
         stem.append(nn.MaxPool2d(3, 2, 1))
 
     stages, channels = [], width
@@ -73,20 +79,22 @@ def resnet(
         for i in range(count):
             inner, stride = width * 2**s, 2 if s > 0 and i == 0 else 1
             outs = [inner] * (len(kernels) - 1) + [inner * expansion]
+            changes = channels != outs[-1] or stride > 1
+            place = replace(place, unit=place.unit + 1, changes=changes)
             convs = [
                 conv(c, o, k, stride if j == strided else 1)
                 for j, (c, o, k) in enumerate(zip([channels, *outs], outs, kernels, strict=False))
             ]
             out = outs[-1]
-            join, changes = skip(out), channels != out or stride > 1
+            join = at(skip, place)(out)
             if join is not None and (shortcut == "C" or (shortcut == "B" and changes)):
-                resize = unit.projection(conv(channels, out, 1, stride), norm)
+                resize = unit.projection(conv(channels, out, 1, stride), norm, place)
             else:
                 resize = ZeroPad(stride, out - channels) if changes else nn.Identity()
-            units.append(unit.unit(convs, resize, join, norm, activation, first=s == i == 0))
-            channels = out
+            units.append(unit.unit(convs, resize, join, norm, activation, place, first=s == i == 0))
+            channels, place = out, replace(place, since=1 if changes else place.since + 1)
         stages.append(nn.Sequential(*units))
-    tail = unit.tail(channels, norm, activation).extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    tail = unit.tail(channels, norm, activation, place).extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
     return Network(stem, stages, tail, nn.Linear(channels, classes), block)
 
 
@@ -120,16 +128,6 @@ class Network(nn.Module):
         else:
             x = self.stages(x)
         return self.head(self.tail(x))
-
-
-class _Strided(nn.Conv2d):
-    """A strided 1x1 convolution that picks its pixels first: the direct form's weight gradient was wrong for few
-    channels (oneDNN 3.12, in torch 2.14).
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        rows, columns = self.stride
-        return functional.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 class ZeroPad(nn.Module):

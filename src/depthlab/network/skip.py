@@ -4,10 +4,12 @@ Each is a module `(x, f) -> y` on tensors of one shape, made for `channels` chan
 `skip=exclusive_gate`. A plain network has none.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.errors import Mistake
+from depthlab.network.place import ALONE, Place
 
 
 def none(channels: int) -> None:
@@ -106,3 +108,75 @@ class dropout(nn.Module):
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         return self.scale * functional.dropout(x, self.p, self.training) + f
+
+
+class stochastic_depth(nn.Module):
+    """y = x + b f, b one with probability p_l, else zero, drawn once a batch; in evaluation y = x + p_l f.
+
+    Huang et al. 2016, eqs. 2 and 5. p_l = 1 - l / L (1 - `survival`) falls linearly over the L units, to `survival`
+    in the last (eq. 4). A dropped branch is computed all the same, so that its norm sees every batch, and its weights
+    still decay.
+    """
+
+    def __init__(self, channels: int, place: Place = ALONE, *, survival: float) -> None:
+        super().__init__()
+        if not 0 <= survival <= 1:
+            raise Mistake(f"skip.survival={survival}: a probability, from 0 to 1")
+        self.p = 1 - place.unit / place.units * (1 - survival)
+
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        if not self.training:
+            return x + self.p * f
+        return x + (torch.rand((), device=f.device) < self.p) * f
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"
+
+
+class skipinit(nn.Module):
+    """y = x + alpha f, alpha a learned number, `start` at the start (De & Smith 2020, section 3).
+
+    The same as ReZero (Bachlechner et al. 2020, eq. 1), `skip=rezero`, which starts at zero, too.
+    """
+
+    def __init__(self, channels: int, *, start: float) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((), start))
+
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        return x + self.alpha * f
+
+
+class layerscale(nn.Module):
+    """y = x + diag(lambda) f, lambda learned, a number a channel, at first `start` (Touvron et al. 2021, eq. 4)."""
+
+    def __init__(self, channels: int, *, start: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), start))
+
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        return x + self.scale.view(-1, *[1] * (f.dim() - 2)) * f
+
+
+class nf(nn.Module):
+    """y = x + alpha F(x / beta), beta the expected deviation of x (Brock et al. 2021, section 3).
+
+    A unit adds alpha^2 to the variance, which is one after the stem; a unit that changes the shape sees x / beta in
+    its shortcut, too, so that the variance starts again at one. That holds for shortcuts by projection, as in the
+    paper (`network.shortcut=B`); zero-padding halves the mean variance there. F itself keeps the variance if made of
+    standardised convolutions (`weight=standardised`).
+    """
+
+    def __init__(self, channels: int, place: Place = ALONE, *, alpha: float) -> None:
+        super().__init__()
+        self.alpha, self.beta, self.changes = alpha, (1 + place.since * alpha**2) ** 0.5, place.changes
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = x / self.beta
+        return scaled if self.changes else x, scaled
+
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        return x + self.alpha * f
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:g}, beta={self.beta:g}"

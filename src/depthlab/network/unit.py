@@ -2,13 +2,23 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-Norm = Callable[[int], nn.Module]
-Activation = Callable[[], nn.Module]
+from depthlab.network.place import ALONE, Place, at
+
+Norm = Callable[..., nn.Module]
+Activation = Callable[..., nn.Module]
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A skip that also says what of x enters the shortcut, and what the branch."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class Unit(nn.Module):
@@ -42,10 +52,18 @@ class Unit(nn.Module):
             return None
         return self.shortcut(a if isinstance(self.shortcut, nn.Sequential) else x)
 
+    def split(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The shortcut h(x), and what enters the branch. Some skips scale x before."""
+        inner = x
+        if isinstance(self.skip, Splits):
+            x, inner = self.skip.split(x)
+        a = self.before(inner)
+        return self.h(x, a), a
+
     def sides(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """h(x) and F(x), which the skip joins."""
-        a = self.before(x)
-        return self.h(x, a), self.branch(a)
+        h, a = self.split(x)
+        return h, self.branch(a)
 
     def forward(self, x: Tensor) -> Tensor:
         h, f = self.sides(x)
@@ -65,11 +83,11 @@ class Order:
     layer: str
     after: str = ""
 
-    def stem(self, conv: nn.Module, norm: Norm, activation: Activation) -> nn.Sequential:
+    def stem(self, conv: nn.Module, norm: Norm, activation: Activation, place: Place = ALONE) -> nn.Sequential:
         """The network's first convolution with its norm and activation, whatever the order."""
         before = self._before()
         words = [*self.layer.split()[len(before) :], *before]
-        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, activation)))
+        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, activation, replace(place, unit=0))))
 
     def unit(
         self,
@@ -78,11 +96,12 @@ class Order:
         skip: nn.Module | None,
         norm: Norm,
         activation: Activation,
+        place: Place = ALONE,
         *,
         first: bool,
     ) -> Unit:
         """A unit whose branch holds `convs`; `first`: it follows the stem."""
-        layers = _layers(self.layer.split() * len(convs), convs, norm, activation)
+        layers = _layers(self.layer.split() * len(convs), convs, norm, activation, replace(place, last=True))
         start, end = len(self._before()), len(layers) - len(self.after.split())
         before, branch, after = (
             nn.Sequential(OrderedDict(part))
@@ -90,26 +109,29 @@ class Order:
         )
         return Unit(before, branch, shortcut, skip, after)
 
-    def projection(self, conv: nn.Module, norm: Norm) -> nn.Sequential:
+    def projection(self, conv: nn.Module, norm: Norm, place: Place = ALONE) -> nn.Sequential:
         """The convolution of a shortcut of option B or C, with the norm that follows one in this order."""
         words = [word for word in self.layer.split()[len(self._before()) :] if word != "act"]
-        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, nn.Identity)))
+        return nn.Sequential(OrderedDict(_layers(words, [conv], norm, nn.Identity, place)))
 
-    def tail(self, channels: int, norm: Norm, activation: Activation) -> nn.Sequential:
+    def tail(self, channels: int, norm: Norm, activation: Activation, place: Place = ALONE) -> nn.Sequential:
         """What follows the last unit's addition."""
-        words = {"norm": lambda: norm(channels), "act": activation}
-        return nn.Sequential(OrderedDict((word, words[word]()) for word in self._before()))
+        place = replace(place, unit=place.units + 1)
+        words = {"norm": lambda: at(norm, place)(channels), "act": at(activation, place)}
+        layers = [(word, words[word]()) for word in self._before()]
+        return nn.Sequential(OrderedDict(layers + [("shift", shift()) for shift in _shifts(norm)]))
 
     def _before(self) -> list[str]:
         return list(takewhile(lambda word: word != "conv", self.layer.split()))
 
 
 def _layers(
-    words: Sequence[str], convs: Sequence[nn.Module], norm: Norm, activation: Activation
+    words: Sequence[str], convs: Sequence[nn.Module], norm: Norm, activation: Activation, place: Place
 ) -> list[tuple[str, nn.Module]]:
     """The words as named modules: conv1, norm1, act1, conv2, ... A norm has the channels that reach it."""
     layers: list[tuple[str, nn.Module]] = []
     count = dict.fromkeys(("conv", "norm", "act"), 0)
+    norms = words.count("norm")
     out, channels = _channels(convs[0])
     channels = channels if words[0] != "conv" else out
     for word in words:
@@ -117,10 +139,19 @@ def _layers(
         if word == "conv":
             module = convs[count[word] - 1]
             channels, _ = _channels(module)
+            layers += [(f"shift{count[word]}", shift()) for shift in _shifts(norm) if place.unit]
+        elif word == "norm":
+            module = at(norm, replace(place, last=place.last and count[word] == norms))(channels)
         else:
-            module = norm(channels) if word == "norm" else activation()
+            module = at(activation, place)()
         layers.append((f"{word}{count[word]}", module))
     return layers
+
+
+def _shifts(norm: Norm) -> list[Activation]:
+    """What the norm puts in front of each layer with weights: nothing, or a module."""
+    before = getattr(getattr(norm, "func", norm), "before", None)
+    return [] if before is None else [before]
 
 
 def _channels(layer: nn.Module) -> tuple[int, int]:

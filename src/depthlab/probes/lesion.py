@@ -84,8 +84,7 @@ def without(unit: Unit, x: Tensor) -> Tensor:
     """What is left of a unit without its branch, h(x) (+) 0, and what follows the addition stays. A plain unit, which
     has no shortcut, gives x itself, brought to the unit's shape as in option A.
     """
-    a = unit.before(x)
-    h = unit.h(x, a)
+    h, a = unit.split(x)
     if unit.skip is not None and h is not None:
         return unit.after(unit.skip(h, torch.zeros_like(h)))
     f = unit.branch(a)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.data.dataset import DataSet
-from depthlab.errors import Mistake
 from depthlab.training.distributed import ALONE, Ranks
-from depthlab.training.recipe import PARTS, Recipe, Schedule, learning_rate, still_warm
+from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
 
 EVALUATION_BATCH = 500
 
@@ -78,30 +77,34 @@ class State:
         """Puts back what `to_dict` gave, value by value, into memory of our own, which has the network's shapes
         whatever a file from elsewhere says of its tensors. Raises anything on a file whose shapes are others.
         """
+        wanted = self._after_a_step()
         self.net.load_state_dict(dict(saved["net"]))  # values alone, without what a file says of how to load them
         self.optimizer.load_state_dict(saved["optimizer"])
         for parameter, kept in self.optimizer.state.items():
-            if (momentum := kept.get("momentum_buffer")) is not None:
-                kept["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum.view_as(parameter))
+            self.optimizer.state[parameter] = _ours(kept, wanted[parameter])
         self.step, self.warm, window = int(saved["step"]), bool(saved["warm"]), saved["window"]
         self.window = None if window is None else nothing(window.device).copy_(window)
 
+    def _after_a_step(self) -> dict[Tensor, Any]:
+        """The optimiser's state as it is after a step, for its form; moves the weights."""
+        for parameter in self.net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return dict(self.optimizer.state)
 
-def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with momentum; weight decay, and the schedule, on the parts of the network that the recipe names."""
-    for key, part in (("decay_on", recipe.decay_on), ("schedule_on", recipe.schedule_on or "all")):
-        if not any(p.dim() >= PARTS[part] for p in net.parameters()):
-            raise Mistake(f"recipe.{key}={part}: this network has none")
-    decayed, scheduled = PARTS[recipe.decay_on], PARTS[recipe.schedule_on or "all"]
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in sorted(net.parameters(), key=lambda p: p.dim() < decayed):  # the decayed first
-        dim = parameter.dim()
-        groups.setdefault((dim >= decayed, dim >= scheduled), []).append(parameter)
-    made = [
-        {"params": parameters, "weight_decay": recipe.decay * decays, "scheduled": varies}
-        for (decays, varies), parameters in groups.items()
-    ]
-    return torch.optim.SGD(made, recipe.rate, recipe.momentum, nesterov=recipe.nesterov, fused=True)
+
+def _ours(saved: Any, form: Any) -> Any:
+    """A saved value in memory of our own. Raises ValueError where it has not the form of a value that we know."""
+    if isinstance(form, Tensor):
+        return torch.empty_like(form).copy_(saved.view_as(form))
+    if isinstance(form, dict) and saved.keys() == form.keys():
+        return {key: _ours(saved[key], form[key]) for key in form}
+    if isinstance(form, list) and len(saved) == len(form):
+        return [_ours(*pair) for pair in zip(saved, form, strict=True)]
+    if isinstance(form, dict | list) or type(saved) is not type(form):
+        raise ValueError(f"of the optimiser: {type(saved).__name__} instead of {type(form).__name__}")
+    return saved
 
 
 def train(
@@ -163,12 +166,14 @@ def train(
         state.warm = state.warm and still_warm(recipe, depth, state.step, steps, error)
         rate = learning_rate(recipe, schedule, state.step, steps, warm=state.warm)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate if group.get("scheduled", True) else recipe.rate
+            group["lr"] = (rate if group.get("scheduled", True) else recipe.rate) * group.get("factor", 1)
 
         state.net.train()
         with autocast():
             logits = forward(images)
             loss = functional.cross_entropy(logits, labels)
+        if look := getattr(state.optimizer, "look", None):  # a method of second order's, at the curvature
+            look(logits)
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()

@@ -27,7 +27,7 @@ class Warmup:
 
 @dataclass
 class Recipe:
-    """SGD's constants; configs/recipe/he2015.yaml says what each means."""
+    """The constants of training; configs/recipe/he2015.yaml says what each means."""
 
     batch: int
     iterations: int | None
@@ -39,6 +39,7 @@ class Recipe:
     schedule_on: str | None
     warmup: Warmup
     schedule: Any
+    optimizer: Any = None
 
 
 def learning_rate(recipe: Recipe, schedule: Schedule, step: int, steps: int, *, warm: bool) -> float:
