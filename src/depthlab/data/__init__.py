@@ -5,5 +5,6 @@ from depthlab.data.handwritten import digits
 from depthlab.data.images import imagenet
 from depthlab.data.line import line
 from depthlab.data.patterns import synthetic
+from depthlab.data.signals import mnist1d
 
-__all__ = ["cifar10", "cifar100", "digits", "imagenet", "line", "synthetic"]
+__all__ = ["cifar10", "cifar100", "digits", "imagenet", "line", "mnist1d", "synthetic"]
