@@ -90,6 +90,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
+    if "content" in values["data"]:  # the images, not where they lie, decide the result
+        values["data"]["content"] = data.content(values["data"]["root"], values["data"]["content"])
     bound = config.bind(schedule, values["recipe"]["schedule"], "recipe.schedule")
     values["recipe"]["schedule"] = {"name": bound.func.__name__} | bound.keywords
     experiment = values.pop("experiment")
