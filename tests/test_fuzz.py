@@ -13,7 +13,10 @@ from conftest import presets
 GROUPS = ("skip", "unit", "norm", "init", "activation", "weight", "network", "data", "recipe", "probe")
 GROUPS += ("recipe/schedule", "recipe/optimizer")
 CHOICES = {group: sorted(presets(group)) for group in GROUPS if group not in ("data", "recipe")}
-CHOICES |= {"data": ["digits", "synthetic", "line"], "recipe": ["digits", "he2015", "he2016", "imagenet"]}
+CHOICES |= {
+    "data": ["digits", "mnist1d", "synthetic", "line"],
+    "recipe": ["digits", "mnist1d", "he2015", "he2016", "imagenet"],
+}
 KEYS = [
     *("depth", "width", "block", "seed", "epochs", "device", "precision", "evaluate_train", "checkpoint_every"),
     *("rerun", "folder", "experiment", "threads", "probe", "lr", "dpth", "network.shortcut", "unit.order"),

@@ -146,7 +146,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     Nulls and false are left out, as the values that do nothing, so that a field added later does not rename old runs.
     """
     facts = flat(config)
-    checked = {"data.root"} if "data.source" in facts else set()  # the same bytes, wherever they come from
+    checked = {"data.root"} if {"data.source", "data.content"} & {*facts} else set()  # the same bytes, from anywhere
     left_out = UNSCIENTIFIC | checked
     nothing = {key for key, value in facts.items() if value is None or value is False or LATER.get(key) == value}
     return {k: v for k, v in facts.items() if not (k in nothing or {k, k.split(".")[0]} & left_out)}

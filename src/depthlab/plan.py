@@ -94,6 +94,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
+    if "content" in values["data"]:  # the images, not where they lie, decide the result
+        values["data"]["content"] = data.content(values["data"]["root"], values["data"]["content"])
     parts = {}
     for part, module in (("schedule", schedule), ("optimizer", optimizer)):
         parts[part] = bound = config.bind(module, values["recipe"][part], f"recipe.{part}")

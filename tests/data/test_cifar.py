@@ -12,18 +12,17 @@ import tarfile
 import time
 import tracemalloc
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import datasets
+from scipy.io import savemat
 
 from conftest import bomb
 from depthlab.data import cifar, cifar10, cifar100, dataset, fetch
-from depthlab.data.cifar import BATCHES, CIFAR10, CIFAR100, NAMES, Layout
+from depthlab.data.cifar import BATCHES, CIFAR10, CIFAR100, NAMES
 from depthlab.errors import Mistake
 
 CPU = torch.device("cpu")
@@ -42,9 +41,11 @@ def parts():
 
 
 @pytest.fixture
-def kind(parts, monkeypatch):
+def kind(parts, monkeypatch, tmp_path_factory):
     """CIFAR-10 with an invented content, which its check expects."""
-    kind = replace(CIFAR10, sha256=cifar.digests(parts))
+    order = tmp_path_factory.mktemp("order") / "order.npy"
+    np.save(order, np.concatenate([cifar.by_bytes(parts[f"{split}_x"]) for split in ("train", "test")]))
+    kind = replace(CIFAR10, sha256=cifar.digests(parts), images=(5 * EACH, EACH), order=order)
     monkeypatch.setattr(cifar, "SHEET", EACH)
     monkeypatch.setattr(cifar, "CIFAR10", kind)
     return kind
@@ -75,7 +76,7 @@ def as_binary(folder, parts):
 def as_binary_100(folder, parts):
     for split in ("train", "test"):
         x, y = parts[f"{split}_x"], parts[f"{split}_y"]
-        (folder / f"{split}.bin").write_bytes(np.c_[y // 5, y, planes(x)].astype(np.uint8).tobytes())
+        (folder / f"{split}.bin").write_bytes(np.c_[cifar.COARSE[y], y, planes(x)].astype(np.uint8).tobytes())
 
 
 def as_npz(folder, parts):
@@ -211,38 +212,178 @@ def test_a_sheet_that_would_fill_the_memory_is_one_line(size, kind, parts, tmp_p
     assert [str(warning.message) for warning in recwarn] == []
 
 
-@pytest.mark.parametrize("kind100", [False, True])
-def test_the_official_pickles(kind100, kind, parts, tmp_path, monkeypatch):
-    official = datasets.CIFAR100 if kind100 else datasets.CIFAR10
-    kind = CIFAR100 if kind100 else kind
-    folder = tmp_path / kind.pickled
-    folder.mkdir()
-    files = {name: {"data": planes(x), "labels": y.tolist()} for name, (x, y) in six(parts).items()}
-    if kind100:
-        files = {
-            split: {"data": planes(parts[f"{split}_x"]), "fine_labels": parts[f"{split}_y"].tolist()}
-            for split in ("train", "test")
-        }
-    files["meta"] = {"label_names": [], "fine_label_names": []}
-    md5 = {}
-    for name, content in files.items():
-        (folder / name).write_bytes(pickle.dumps(content))
-        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    *train, test, meta = files
-    monkeypatch.setattr(official, "train_list", [[name, md5[name]] for name in train])
-    monkeypatch.setattr(official, "test_list", [[test, md5[test]]])
-    monkeypatch.setattr(official, "meta", official.meta | {"filename": meta, "md5": md5[meta]})
-    assert equal(cifar.read(tmp_path, kind), parts)
-    assert equal(cifar.read(folder, kind), parts)
+def as_pickles(folder, parts, pack=pickle.dumps, name=str):
+    for file, (x, y) in six(parts).items():
+        (folder / file).write_bytes(pack({name("data"): planes(x), name("labels"): y.tolist()}))
 
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("name", [str, str.encode])
+def test_batches_pickled_by_anyone(protocol, name, kind, parts, tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    as_pickles(tmp_path / "cifar-10-batches-py", parts, lambda content: pickle.dumps(content, protocol), name)
+    assert equal(cifar.read(tmp_path, kind), parts)
+    assert equal(cifar.read(tmp_path / "cifar-10-batches-py", kind), parts)
+
+
+def test_a_pickle_is_not_run(kind, parts, tmp_path):
     class Bomb:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
 
-    (folder / test).write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(RuntimeError, match="corrupted"):
-        cifar.read(tmp_path, kind)
+    for content in (Bomb(), {"data": Bomb(), "labels": []}):
+        as_pickles(tmp_path, parts)
+        (tmp_path / "test_batch").write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match="no pickled dict of plain values and arrays"):
+            cifar.read(tmp_path, kind)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_matlab_files(packed, kind, parts, tmp_path):
+    for file, (x, y) in six(parts).items():
+        savemat(tmp_path / f"{file}.mat", {"data": planes(x), "labels": y[:, None]}, do_compression=packed)
+    assert equal(cifar.read(tmp_path, kind), parts)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+def test_keras_archive(planar, kind, parts, tmp_path):
+    def turned(x):
+        return x.transpose(0, 3, 1, 2) if planar else x
+
+    held = {f"{v}_{split}": parts[f"{split}_{v}"] for v in "xy" for split in ("train", "test")}
+    held = {n: turned(part) if n[0] == "x" else part[:, None].astype(np.int64) for n, part in held.items()}
+    np.savez(tmp_path / "cifar10.npz", **held)
+    assert equal(cifar.read(tmp_path, kind), parts)
+    del held["y_test"]
+    np.savez(tmp_path / "cifar10.npz", **held)
+    with pytest.raises(ValueError, match=r"holds x_train, x_test, y_train; needed are train_x, .* or x_train"):
+        cifar.read(tmp_path, kind)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def shuffled(parts, split):
+    order = np.random.default_rng(1).permutation(len(parts[f"{split}_x"]))
+    return zip(parts[f"{split}_x"][order], parts[f"{split}_y"][order].tolist(), strict=True)
+
+
+def as_class_folders(root, parts, name=str):
+    for split in ("train", "test"):
+        for i, (image, label) in enumerate(shuffled(parts, split)):
+            file = root / split / name(label) / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(image))
+
+
+@pytest.fixture
+def three(parts, kind):
+    """The invented set with three classes, each in both splits."""
+    parts["train_y"], parts["test_y"] = np.arange(20, dtype=np.uint8) % 3, np.arange(4, dtype=np.uint8) % 3
+    return replace(kind, sha256=cifar.digests(parts), classes=3)
+
+
+@pytest.mark.parametrize("name", [str, "abc".__getitem__, lambda label: f"super/{label + 9}"])
+def test_class_folders_in_any_order(name, three, parts, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    as_class_folders(tmp_path, parts, name)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / ".ipynb_checkpoints" / "0.png").write_bytes(png(parts["test_x"][0]))
+    assert equal(cifar.read(tmp_path, three), parts)
+    assert caplog.messages == ["the images were in another order, and are put into the official one"]
+
+
+def test_class_folders_that_are_not_the_set_are_told(three, parts, tmp_path):
+    as_class_folders(tmp_path, parts)
+    (tmp_path / "test" / "0" / "9.png").write_bytes(png(parts["test_x"][0]))
+    with pytest.raises(ValueError, match="5 test images are there; 4 are needed"):
+        cifar.read(tmp_path, three)
+    (tmp_path / "test" / "0" / "9.png").unlink()
+    next((tmp_path / "test" / "1").iterdir()).write_bytes(png(255 - parts["test_x"][1]))
+    with pytest.raises(ValueError, match=r"SHA-256 differs in .*: in no order these are its images and labels"):
+        cifar.read(tmp_path, three)
+    next((tmp_path / "test" / "1").iterdir()).write_bytes(png(parts["test_x"][1, :16]))
+    with pytest.raises(ValueError, match="an image has 32 x 16 pixels"):
+        cifar.read(tmp_path, three)
+    with pytest.raises(ValueError, match=r"train holds PNG files of 3 classes \(0, 1, 2\)"):
+        cifar.read(tmp_path, replace(three, classes=10))
+    for file in tmp_path.rglob("*.png"):
+        file.rename(file.with_suffix(".jpg"))
+    with pytest.raises(ValueError, match="train holds JPEG files"):
+        cifar.read(tmp_path, three)
+
+
+@pytest.mark.parametrize("names", [("img", "label"), ("image", "fine_label")])
+def test_parquet_files(names, kind, parts, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        rows, y = zip(*((({"bytes": png(x)}), y) for x, y in shuffled(parts, split)), strict=True)
+        half = len(y) // 2
+        for i, part in enumerate((slice(half), slice(half, None))):
+            table = pa.table({names[0]: list(rows[part]), names[1]: list(y[part])})
+            parquet.write_table(table, tmp_path / "data" / f"{split}-0000{i}-of-00002.parquet")
+    assert equal(cifar.read(tmp_path, kind), parts)
+    for file in (tmp_path / "data").glob("test*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"test\*.parquet is missing"):
+        cifar.read(tmp_path, kind)
+
+
+def test_parquet_without_its_library_is_one_line(kind, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "train.parquet").touch()
+    with pytest.raises(ValueError, match="pip install pyarrow"):
+        cifar.read(tmp_path, kind)
+
+
+def test_kaggles_competition_has_no_test_labels(kind, tmp_path):
+    (tmp_path / "trainLabels.csv").touch()
+    with pytest.raises(ValueError, match="no labels of its test images"):
+        cifar.read(tmp_path, kind)
+
+
+def test_what_is_no_archive_is_told(kind, tmp_path):
+    (tmp_path / "set").write_text("no archive")
+    with pytest.raises(ValueError, match="set is no whole tar archive"):
+        cifar.read(tmp_path / "set", kind)
+
+
+def kind_100(parts):
+    """CIFAR-100 with the invented content, its digests those of the binary files."""
+    return replace(CIFAR100, sha1=cifar.binaries(parts), images=(20, 4))
+
+
+@pytest.mark.parametrize("form", ["pickles", "matlab", "keras"])
+def test_cifar100_in_other_forms_is_checked_as_binary_files(form, parts, tmp_path):
+    for split in ("train", "test"):
+        x, y = parts[f"{split}_x"], parts[f"{split}_y"]
+        if form == "pickles":
+            (tmp_path / split).write_bytes(pickle.dumps({"data": planes(x), "fine_labels": y.tolist()}, 2))
+        elif form == "matlab":
+            savemat(tmp_path / f"{split}.mat", {"data": planes(x), "fine_labels": y[:, None]})
+    if form == "keras":
+        held = {f"{v}_{split}": parts[f"{split}_{v}"] for v in "xy" for split in ("train", "test")}
+        np.savez(tmp_path / "cifar100.npz", **held)
+    assert equal(cifar.read(tmp_path, kind_100(parts)), parts)
+    parts["test_y"] = parts["test_y"][::-1].copy()
+    with pytest.raises(ValueError, match="SHA-1 differs in test: other images or labels, or another order"):
+        cifar.read(tmp_path, kind_100(parts))
+
+
+def test_each_superclass_of_cifar100_has_five_classes():
+    assert np.bincount(cifar.COARSE).tolist() == [5] * 20
+
+
+def test_the_order_of_cifar10_is_a_permutation():
+    order = np.load(CIFAR10.order)
+    for part, count in zip(np.split(order, [50_000]), CIFAR10.images, strict=True):
+        assert np.array_equal(np.sort(part), np.arange(count))
 
 
 @pytest.mark.parametrize("form", [as_npz, as_npm, as_binary])
@@ -274,11 +415,12 @@ def test_cifar100_has_the_fine_labels_and_checks_its_files(parts, tmp_path, monk
     parts["train_y"][:] += 80
     as_binary_100(source, parts)
     keys = KEYS | {"root": str(tmp_path), "source": str(source)}
-    with pytest.raises(Mistake, match=r"data.source=.*its files are not the official ones \(SHA-1\)"):
+    small = replace(CIFAR100, images=(20, 4))
+    monkeypatch.setattr(cifar, "CIFAR100", small)
+    with pytest.raises(Mistake, match=r"data.source=.*SHA-1 differs in train, test"):
         cifar100(CPU, **keys)
     sha1 = tuple(hashlib.sha1((source / f"{part}.bin").read_bytes()).hexdigest() for part in ("train", "test"))
-    layout = Layout("cifar-100-binary", ("train.bin", "test.bin"), partial(cifar.records, labels=2, sha1=sha1))
-    monkeypatch.setattr(cifar, "CIFAR100", replace(CIFAR100, layouts=(layout,)))
+    monkeypatch.setattr(cifar, "CIFAR100", replace(small, sha1=sha1))
     ((x, y),) = cifar100(CPU, **keys).evaluate("train", 99)
     assert y.tolist() == parts["train_y"].tolist()
     assert torch.equal(x * 255, torch.tensor(parts["train_x"]).permute(0, 3, 1, 2).float())

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from mnist1d.data import make_dataset
 from sklearn.datasets import load_digits
 
 import depthlab.data
@@ -33,6 +34,22 @@ def test_digits_are_those_of_sklearn():
 def test_digits_hold_out_their_last():
     data = digits(validation=200, subset=1000, normalize="channel", augment=True)
     assert {split: data.size(split) for split in data.splits} == {"test": 360, "train": 1000, "validation": 200}
+
+
+def test_mnist1d_is_the_authors():
+    """Their generator in its usual settings; its rounding, that of numpy and scipy, differs from their file's."""
+    original = make_dataset()
+    data = depthlab.data.mnist1d(CPU, validation=0, subset=None)
+    assert (data.classes, data.shape, data.images, data.size("test")) == (10, (1, 1, 40), 4000, 1000)
+    for split, ending in (("train", ""), ("test", "_test")):
+        ((x, y),) = data.evaluate(split, 5000)
+        assert torch.allclose(x[:, 0, 0], torch.tensor(original[f"x{ending}"], dtype=torch.float32), atol=1e-6)
+        assert y.tolist() == original[f"y{ending}"].tolist()
+
+
+def test_mnist1d_holds_out_its_last():
+    data = depthlab.data.mnist1d(CPU, validation=500, subset=1000)
+    assert {split: data.size(split) for split in data.splits} == {"test": 1000, "train": 1000, "validation": 500}
 
 
 def test_synthetic_is_learnable_and_always_the_same():

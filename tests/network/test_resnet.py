@@ -364,3 +364,21 @@ def test_every_combination_trains(i, order, j, join):
         assert net.stem.conv1.weight.grad.abs().max() > 0, (made, block)
         torch.optim.SGD(net.parameters(), 0.1).step()
         assert net.eval()(torch.randn(4, 3, 8, 8)).isfinite().all(), (made, block)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_signal_is_an_image_whose_kernels_are_one_row(block):
+    """The same network as with 3x3 kernels, whose other rows would see the padding alone."""
+    torch.manual_seed(0)
+    depth, shape = 3 * LAYERS[block] + 2, (1, 1, 40)
+    line = cifar(depth, block, width=4, shape=shape).eval()
+    assert {m.kernel_size for m in line.modules() if isinstance(m, nn.Conv2d)} <= {(1, 3), (1, 1)}
+    wide = cifar(depth, block, width=4, shape=(1, 2, 1)).eval()
+    state = {
+        name: torch.nn.functional.pad(value, (0, 0, 1, 1)) if value.shape[3:] == (3,) else value
+        for name, value in line.state_dict().items()
+    }
+    wide.load_state_dict(state)
+    x = torch.randn(5, *shape)
+    assert torch.allclose(line(x), wide(x), atol=1e-6)
+    assert line.stages(line.stem(x)).shape[2:] == (1, 10)

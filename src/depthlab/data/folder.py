@@ -1,0 +1,173 @@
+"""Small images of one's own, held whole on the device: a folder of class folders, or an .npz of arrays."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from depthlab.data.arrays import Arrays
+from depthlab.data.images import FORMATS, kind
+from depthlab.errors import Mistake
+
+SPLITS = ("train", "test")
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+EXPECTED = f"expected a folder that holds train/CLASS/* and test/CLASS/*, or an .npz with {', '.join(NAMES)}"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif"}
+"""How the name of an image file ends; other files are passed over."""
+
+
+def folder(
+    device: torch.device,
+    *,
+    root: str | None,
+    content: str | None,
+    augment: bool,
+    normalize: Literal["pixel_mean", "channel", "none"],
+    validation: int,
+    subset: int | None,
+) -> Arrays:
+    """The images root/train/CLASS/* and root/test/CLASS/*, all of one size, or the arrays of an .npz at root.
+
+    Classes are numbered by name, images go by path; where every image is grey there is one channel, else three. An
+    .npz has NAMES: x of bytes, or of floats, which are taken as they are, (n, height, width) or with channels last; y
+    whole numbers from 0 on. The key `content`, the digest of that name, decides nothing here. Other keys: see
+    `Arrays`. Mistake, which names the file, where the images are not so.
+    """
+    path = _path(root)
+    train_x, train_y, test_x, test_y = _arrays(path) if path.is_file() else _images(path)
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise Mistake(
+            f"data.root={root}: images of {train_x.shape[1:]} to train on, of {test_x.shape[1:]} to test on"
+        )
+    return Arrays(
+        *(train_x, train_y),
+        *(test_x, test_y),
+        classes=int(train_y.max()) + 1,
+        device=device,
+        scale=255 if train_x.dtype == np.uint8 else 1,
+        augment=augment,
+        normalize=normalize,
+        validation=validation,
+        subset=subset,
+        test_subset=None,
+    )
+
+
+def content(root: str | None, expected: str | None) -> str:
+    """A digest of all images at root, with their names: 16 hex digits. Mistake if it is not the expected one.
+
+    Files are read again only where a name, a size or a time differs from the last call's.
+    """
+    path = _path(root)
+    files = [path] if path.is_file() else [f for split in _listed(path).values() for c in split.values() for f in c]
+    found = _digest(path, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    if expected not in (None, found):
+        raise Mistake(f"data.content={expected}: data.root={root} now holds other images ({found})")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _digest(path: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    sha = hashlib.sha256()
+    for file, _, _ in files:
+        name = Path(file).relative_to(path).as_posix()
+        sha.update(f"{name}\0{hashlib.sha256(Path(file).read_bytes()).hexdigest()}\n".encode())
+    return sha.hexdigest()[:16]
+
+
+def _path(root: str | None) -> Path:
+    path = Path(root or "").expanduser()
+    if root is None or not path.exists():
+        raise Mistake(f"data.root={'null' if root is None else root}: {EXPECTED}")
+    return path
+
+
+def _listed(root: Path) -> dict[str, dict[str, list[Path]]]:
+    """The image files of each class of each split, by name; hidden files and folders are passed over."""
+    splits = {}
+    for split in SPLITS:
+        if not (root / split).is_dir():
+            held = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+            raise Mistake(f"data.root={root}: {EXPECTED}; it holds {held}")
+        classes = sorted(path for path in (root / split).iterdir() if path.is_dir() and path.name[0] != ".")
+        splits[split] = {
+            path.name: sorted(
+                file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."
+            )
+            for path in classes
+        }
+    train, test = splits.values()
+    for name in sorted(train.keys() ^ test.keys()):
+        raise Mistake(f"data.root={root}: only {'train' if name in train else 'test'} has a class {name}")
+    for split, classes in splits.items():
+        for name, files in classes.items():
+            if not files:
+                raise Mistake(f"data.root={root}: the class {split}/{name} has no images")
+    if not train:
+        raise Mistake(f"data.root={root}: {EXPECTED}; train has no class")
+    return splits
+
+
+def _images(root: Path) -> list[np.ndarray]:
+    splits = _listed(root)
+    pixels, first = {}, None
+    for split, classes in splits.items():
+        files = [file for files in classes.values() for file in files]
+        pixels[split] = [_pixels(file) for file in files]
+        for file, image in zip(files, pixels[split], strict=True):
+            first = first or (file, image.shape[:2])
+            if image.shape[:2] != first[1]:
+                (h, w), (height, width) = image.shape[:2], first[1]
+                raise Mistake(
+                    f"data.root={root}: {file.relative_to(root)} has {h}x{w} pixels, {first[0].relative_to(root)} "
+                    f"{height}x{width}; resize them to one size, or take data=imagenet, which crops"
+                )
+    channels = max(image.shape[2] for images in pixels.values() for image in images)
+    made = []
+    for split, classes in splits.items():
+        made.append(np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in pixels[split]]))
+        made.append(np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()]))
+    return made
+
+
+def _pixels(file: Path) -> np.ndarray:
+    """The bytes (height, width, 1 or 3) of an image file."""
+    from PIL import Image
+
+    kind(str(file))  # too many pixels are told
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            if opened.mode[0] in "IF":
+                raise ValueError(f"{opened.mode}: more than 8 bits a channel")
+            grey = opened.mode in ("1", "L", "LA")
+            image = np.array(opened.convert("L" if grey else "RGB"))
+            return image[..., None] if grey else image
+    except Exception as error:  # of any kind: each format has its own
+        raise Mistake(f"data.root: {file} cannot be decoded ({' '.join(str(error).split())[:200]})") from error
+
+
+def _arrays(path: Path) -> list[np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            held = {name: file[name] for name in NAMES}
+    except Exception as error:  # damaged bytes can raise anything
+        raise Mistake(f"data.root={path}: {EXPECTED} ({' '.join(str(error).split())[:200]})") from error
+    parts = []
+    for x, y in ((held["x_train"], held["y_train"]), (held["x_test"], held["y_test"])):
+        x, y = (x[..., None] if x.ndim == 3 else x), y.reshape(-1)
+        if x.ndim != 4 or not x.size or x.dtype.kind not in "uf" or (x.dtype.kind == "u" and x.dtype != np.uint8):
+            raise Mistake(
+                f"data.root={path}: images of {x.dtype} {x.shape}: uint8 or float (n, height, width, channels)"
+            )
+        if y.dtype.kind not in "iu" or len(y) != len(x) or y.min() < 0:
+            raise Mistake(f"data.root={path}: {len(y)} labels of {y.dtype}: a whole number from 0 on for each image")
+        if not np.isfinite(x).all():
+            raise Mistake(f"data.root={path}: images hold values that are not finite")
+        parts += [x if x.dtype == np.uint8 else x.astype(np.float32), y.astype(np.int64)]
+    train, test = set(parts[1].tolist()), set(parts[3].tolist())
+    for label in sorted(set(range(max(train | test) + 1)) - train)[:1]:
+        raise Mistake(f"data.root={path}: no training image has the label {label}")
+    return parts
