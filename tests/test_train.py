@@ -74,7 +74,6 @@ MISTAKES = {
     "~recipe.rate": "recipe.rate: Recipe (DictConfig) does not support deletion",
     "++dpth=3": "dpth: no such option; did you mean depth?",
     "~seed": "seed: needs a value",
-    "precision=tf32 device=cpu": "only GPUs have it",
     "data.validation=1437": "data.validation=1437",
     "data=imagenet depth=18": "data.root",
     "data=cifar10 data.source=/nowhere": "/nowhere",

@@ -26,6 +26,7 @@ from depthlab.errors import Mistake
 from depthlab.measure import check_finished, due, missing
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
+from depthlab.network.rounding import BITS, rounded_operands
 from depthlab.observe import Interruption, Progress, TensorBoard, log_to_console, logging_to
 from depthlab.plan import Plan, plan
 from depthlab.runs import Record
@@ -48,8 +49,6 @@ def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
         raise Mistake("device=cuda: this torch sees no GPU (allowed here: auto, cpu)")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu" and cfg.precision.name == "tf32":
-        raise Mistake("precision=tf32: only GPUs have it (allowed here: fp32, bf16, fp64)")
     if cfg.graph and (cfg.recompute or cfg.devices > 1):
         raise Mistake("graph=true: a whole pass of one process; leave out recompute and devices")
     if cfg.compile and cfg.recompute:
@@ -322,7 +321,7 @@ def network(planned: Plan, images: DataSet, where: torch.device) -> Network:
     """The network of a run on its device, in its precision and memory format."""
     net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
     if planned.cfg.precision.name == "fp64":
-        net.double().register_forward_pre_hook(lambda net, given: (given[0].double(),))
+        net.double().register_forward_pre_hook(lambda net, given: (given[0].to(net.head.weight.dtype),))
     return net
 
 
@@ -346,7 +345,9 @@ def loop(
         compiled(cast(Network, state.net))
     state.hand_out(ranks)
     ranks.own_chance(cfg.seed, state.step)
-    half = partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)
+    formats = {"bf16": partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)}
+    if where.type == "cpu":  # which has no tensor cores
+        formats["tf32"] = partial(rounded_operands, BITS["tf32"])
     training = train(
         state,
         share(images, (ranks.rank, ranks.world)),
@@ -356,7 +357,7 @@ def loop(
         steps=steps,
         seed=cfg.seed,
         splits=_splits(planned, images),
-        autocast=half if cfg.precision.name == "bf16" else nullcontext,
+        autocast=formats.get(cfg.precision.name, nullcontext),
         ranks=ranks,
         forward=graphed(state.net) if cfg.graph else None,
     )

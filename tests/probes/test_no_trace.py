@@ -15,6 +15,8 @@ PROBES = [
     partial(probes.loss_along_gradient, steps=[0.1, 0.2]),
     partial(probes.covariate_shift, step=None),
     partial(probes.norm_effects, factor=10.0, sizes=[2, 4], draws=2, seed=0),
+    partial(probes.gradient_precision, formats=["fp64", "fp32", "tf32", "bf16", "4"]),
+    partial(probes.sensitivity, size=1e-6, seed=0),
 ]
 
 

@@ -1,0 +1,65 @@
+"""Fewer bits than float32 has: what tensor cores do in TF32, on any device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+BITS = {"fp64": 52, "fp32": 23, "tf32": 10, "fp16": 10, "bf16": 7}
+"""Stored bits of the mantissa: numbers are rounded by at most u = 2^-(bits + 1), relative to their binade."""
+
+
+def rounded(x: Tensor, bits: int) -> Tensor:
+    """A float32 tensor to the nearest numbers with `bits` stored bits of mantissa, ties to even. The range of the
+    exponent stays, and what is not finite.
+    """
+    cut, whole = BITS["fp32"] - bits, x.view(torch.int32)
+    if cut <= 0:
+        return x
+    up = (1 << (cut - 1)) - 1 + ((whole >> cut) & 1)
+    return torch.where(x.isfinite(), (((whole + up) >> cut) << cut).view(torch.float32), x)
+
+
+class rounded_operands(TorchFunctionMode):
+    """Inside, convolutions and linear maps see their input, their weights and the gradient of their output with
+    `bits` bits of mantissa, and add in float32: TF32, for 10 bits. All else is float32.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (functional.conv2d, functional.linear):
+            return func(*args, **(kwargs or {}))
+        x, weight, *rest = args
+        operands = (_Forward.apply(operand, self.bits) for operand in (x, weight))
+        return _Back.apply(func(*operands, *rest, **(kwargs or {})), self.bits)
+
+
+class _Forward(torch.autograd.Function):
+    """Rounds on the way forward; the gradient passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bits: int) -> Tensor:
+        return rounded(x, bits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class _Back(torch.autograd.Function):
+    """Rounds the gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bits: int) -> Tensor:
+        ctx.bits = bits
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return rounded(gradients[0], ctx.bits), None

@@ -1,0 +1,49 @@
+"""Rounding against brute force, and against the formats that torch has."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from depthlab.network.rounding import rounded, rounded_operands
+
+
+def by_hand(value, bits):
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa * 2 ** (bits + 1)), exponent - bits - 1)  # round() goes to even, too
+
+
+@pytest.mark.parametrize("bits", [1, 4, 10, 22, 23])
+def test_against_brute_force(bits):
+    x = torch.cat([torch.randn(500), torch.randn(500) * 1e-20, torch.tensor([0.0, -0.0, 1.5, 2.5, 1 + 2**-11, 1e38])])
+    assert rounded(x, bits).tolist() == [by_hand(value, bits) for value in x.tolist()]
+
+
+def test_against_the_formats_that_torch_has():
+    x = torch.randn(10_000)
+    assert torch.equal(rounded(x, 7), x.bfloat16().float())
+    big = x[x.abs() > 1e-3]
+    assert torch.equal(rounded(big, 10), big.half().float())
+
+
+def test_what_is_not_finite_stays_and_so_does_the_memory():
+    x = torch.tensor([math.inf, -math.inf, math.nan])
+    assert str(rounded(x, 10)) == str(x)
+    image = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert rounded(image, 10).stride() == image.stride()
+
+
+def test_operands_and_the_gradient_are_rounded_and_nothing_else():
+    x, w, b = torch.randn(4, 3, 5, 5, requires_grad=True), torch.randn(2, 3, 3, 3, requires_grad=True), torch.randn(2)
+    with rounded_operands(10):
+        y = functional.conv2d(x, w, b)
+    g = torch.randn_like(y)
+    found = torch.autograd.grad(y, [x, w], g)
+    xr, wr = (rounded(t.detach(), 10).requires_grad_() for t in (x, w))
+    expected = functional.conv2d(xr, wr, b)
+    assert torch.equal(y, expected)
+    for one, two in zip(found, torch.autograd.grad(expected, [xr, wr], rounded(g, 10)), strict=True):
+        assert torch.equal(one, two)
+    with rounded_operands(23):
+        assert torch.equal(functional.linear(torch.ones(1, 2), w[0, 0, :, :2]), w[0, 0, :, :2].sum(1)[None])
