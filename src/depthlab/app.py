@@ -6,8 +6,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -345,7 +345,8 @@ def loop(
         compiled(cast(Network, state.net))
     state.hand_out(ranks)
     ranks.own_chance(cfg.seed, state.step)
-    formats = {"bf16": partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)}
+    formats: dict[str, Callable[[], AbstractContextManager]] = {}
+    formats["bf16"] = partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)
     if where.type == "cpu":  # which has no tensor cores
         formats["tf32"] = partial(rounded_operands, BITS["tf32"])
     training = train(

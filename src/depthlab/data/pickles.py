@@ -54,4 +54,4 @@ def array(made: Named) -> np.ndarray:
     code, endian = (word.decode() if isinstance(word, bytes) else word for word in (kind.args[0], kind.state[1]))
     if not re.fullmatch("[iu][1248]", code):
         raise ValueError(f"an array of {code}")
-    return np.frombuffer(content, np.dtype(code).newbyteorder(endian)).reshape(shape, order=order)
+    return np.frombuffer(content, np.dtype(f"{endian}{code}")).reshape(shape, order=order)
