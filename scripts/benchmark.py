@@ -164,7 +164,7 @@ def limit(made: Plan, images: DataSet, where: torch.device, rates: dict[str, flo
     """Images/s that the machine's measured rates allow: three times the forward pass's operations and, on a GPU, the
     bytes that an eager step without autocast reads and writes, whichever takes longer.
     """
-    seconds = 6 * describe.multiply_adds(made, images) / (rates["gflops"] * 1e9)
+    seconds = 6 * describe.multiply_adds(made, images.shape, images.classes) / (rates["gflops"] * 1e9)
     if where.type == "cuda":
         x, y = next(images.batches(made.cfg.recipe.batch, seed=0))
         net = app.network(made, images, where)

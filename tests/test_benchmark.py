@@ -50,7 +50,7 @@ def test_traffic_is_what_is_read_and_written():
 
 def test_the_limit_is_the_products_rate(made):
     images = made.options["data"](CPU)
-    operations = benchmark.describe.multiply_adds(made, images)
+    operations = benchmark.describe.multiply_adds(made, images.shape, images.classes)
     assert benchmark.limit(made, images, CPU, {"gflops": 6e-9 * operations}) == pytest.approx(1)
 
 

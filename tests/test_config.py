@@ -310,6 +310,7 @@ UNSCIENTIFIC = {
     "threads": "2",
     "recompute": "true",
     "graph": "true",
+    "order": "cheapest",
     "checkpoint_every": "1",
     "rerun": "true",
     "output_dir": "elsewhere",

@@ -34,8 +34,13 @@ OURS = {
         *("errors", "allocator", "config", "gpus", "workers", "runs", "plan", "describe", "measure", "observe"),
         *("data.dataset", "network", "training"),
     },
+    "compose": {"errors", "config"},
+    "api": {
+        *("errors", "config", "compose", "app", "plan", "runs", "reports.collect", "data.dataset", "network"),
+        *("probes", "training"),
+    },
 }
-HYDRA = {"config", "plan", "app"}
+HYDRA = {"config", "compose", "plan", "app"}
 TORCH = {
     "network",
     "data",
@@ -47,6 +52,7 @@ TORCH = {
     "plan",
     "describe",
     "app",
+    "api",
 }
 PARTS = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -66,7 +72,7 @@ def imported(path, everywhere=True):
             assert node.level == 0
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
             modules = {f"depthlab.{part}" for part in PARTS}
-            names |= inside & modules or {node.module}
+            names |= inside & modules
             names |= {node.module} if inside - modules and node.module != "depthlab" else set()
     return names
 

@@ -141,7 +141,7 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
         )
     if ranks.rank:
         return _assist(planned, images, where, steps, ranks)
-    operations = describe.multiply_adds(planned, images)
+    operations = describe.multiply_adds(planned, images.shape, images.classes)
     if steps <= planned.config["norm"].get("start", -1):
         log.warning(f"norm={planned.choices['norm']} is plain batch norm in all {steps} iterations: norm.start")
     if left:
@@ -369,6 +369,8 @@ def loop(
 
 def _command(ranks: Ranks) -> str:
     """What continues this run."""
+    if sys.argv[0] == "depthlab.run":
+        return "the same call"
     if ranks.world == 1 or ranks.port:
         return shlex.join(["python", *sys.argv])
     if ranks.here < ranks.world:

@@ -29,7 +29,7 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
-    *("device", "devices", "threads", "recompute", "graph", "checkpoint_every", "rerun"),
+    *("device", "devices", "threads", "recompute", "graph", "checkpoint_every", "rerun", "order"),
     *("output_dir", "folder", "probe"),
     *("data.source", "data.workers", "weights.file"),
 }
@@ -39,6 +39,7 @@ USUAL = {"unit": "original", "init": "kaiming", "activation": "relu"}
 Block = Enum("Block", ["basic", "bottleneck", "single"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
 Precision = Enum("Precision", ["fp32", "tf32", "bf16", "fp64"])
+Order = Enum("Order", ["typed", "cheapest"])
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Config:
     evaluate_train: bool = MISSING
     checkpoint_every: float = MISSING
     rerun: bool = MISSING
+    order: Order = MISSING
     output_dir: str = MISSING
     folder: str | None = MISSING
     network: Any = MISSING
@@ -216,16 +218,21 @@ def again(words: list[str]) -> list[str]:
     try:
         text = Path(file).read_text()
         values = yaml.safe_load(text)
-        chosen = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
-        chosen |= dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # several options can have one name
-        chosen |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
-        words_of = {key: f"{key}={option}" for key, option in chosen.items()}
+        groups = chosen(values, text)
+        groups |= {"recipe/schedule": values["recipe"]["schedule"]["name"], "probe": f"[{','.join(values['probe'])}]"}
+        words_of = {key: f"{key}={option}" for key, option in groups.items()}
         words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
     typed = {word.lstrip("+").partition("=")[0] for word in words}
     composed = [word for key, word in words_of.items() if not {key, re.split("[./]", key)[0]} & typed]
     return [*words[:at], *composed, *words[at + 1 :]]
+
+
+def chosen(values: dict[str, Any], text: str) -> dict[str, str]:
+    """The chosen option of each group of a run, from its config.yaml: what the `text` holds, and its first line."""
+    groups = {group: node["name"] for group, node in values.items() if isinstance(node, dict) and "name" in node}
+    return groups | dict(re.findall(r"(\w+)=(\w+)", text.partition("\n")[0]))  # several options can have one name
 
 
 def _scalars(text: str) -> list[tuple[str, str]]:

@@ -18,12 +18,12 @@ from depthlab.plan import Plan
 from depthlab.runs import Record
 
 
-def multiply_adds(plan: Plan, images: DataSet) -> int:
+def multiply_adds(plan: Plan, shape: tuple[int, int, int], classes: int) -> int:
     """Multiply-adds of one image's forward pass through convolutions and linear maps, counted by torch."""
     with torch.device("meta"):
-        net = plan.build(images.shape, images.classes).eval()
+        net = plan.build(shape, classes).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            net(torch.empty(1, *images.shape))
+            net(torch.empty(1, *shape))
     return counter.get_total_flops() // 2
 
 

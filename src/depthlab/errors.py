@@ -58,7 +58,8 @@ def told_in_one_line(
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        line, code = _one_line(error, keys, owners), 2
+        told, code = mistake(error, keys, owners), 2
+        line = None if told is None else str(told)
         if line is None and isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             line, code = f"{where}{error.strerror or error}; the same command continues", 1
@@ -79,13 +80,20 @@ def _stop(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Callable[[str], list[str]]) -> str | None:
+def mistake(
+    error: Exception, keys: Callable[[], Iterable[str]], owners: Callable[[str], list[str]]
+) -> Mistake | None:
     """The mistake behind an exception of ours, Hydra's or OmegaConf's; None for a defect."""
+    if isinstance(error, Mistake):
+        return error
+    line = _one_line(error, keys, owners)
+    return None if line is None else Mistake(line)
+
+
+def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Callable[[str], list[str]]) -> str | None:
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, Mistake):
-        return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, given = error.missing_cfg_file.rpartition("/")
         return str(one_of(group, given, error.options))

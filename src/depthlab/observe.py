@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,10 @@ class Interruption:
 
     @contextmanager
     def watching(self) -> Iterator["Interruption"]:
-        """Signals are remembered inside; outside they do what they did before."""
+        """Signals are remembered inside; outside they do what they did before. Only a main thread hears any."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, cast
 
 import torch
@@ -18,8 +19,8 @@ from depthlab.network.resnet import Network
 from depthlab.runs import Record, Run
 from depthlab.training import recipe, schedule
 
-MODULES = {"network": network, "skip": skip, "unit": unit, "norm": norm, "init": init}
-MODULES |= {"activation": activation, "data": data}
+MODULES: dict[str, ModuleType] = {"skip": skip, "unit": unit, "norm": norm, "init": init, "activation": activation}
+MODULES = {"network": network} | MODULES | {"data": data}  # pyrefly: ignore[bad-assignment]: it can be called, too
 # What the house does with every probe; its other keys are its own.
 HOUSE = {"every": float | None, "split": Literal["train", "test", "validation"], "images": int | None}
 

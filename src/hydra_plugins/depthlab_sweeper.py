@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from depthlab.config import Config, experiment_rows
+from depthlab.config import Config, experiment_rows, identity
 from depthlab.errors import Mistake
 from depthlab.workers import Job, handing_on, one_line
 
@@ -31,6 +31,8 @@ log = logging.getLogger("depthlab")
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """Launchers that are installed separately, and the extra that brings each."""
+EPOCH = 50_000
+"""Images of an epoch, where runs are only ranked by their cost; CIFAR's."""
 
 
 class DepthlabSweeper(BasicSweeper):
@@ -71,7 +73,10 @@ class DepthlabSweeper(BasicSweeper):
         plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
         if any(planned.config["data"].get("root", "") is None for planned in plans):
             raise Mistake(f"data.root=null: {EXPECTED}")
-        jobs = {planned.run.path: (planned, job) for planned, job in zip(plans, grid, strict=True)}
+        pairs = list(zip(plans, grid, strict=True))
+        if plans[0].cfg.order.name == "cheapest":
+            pairs.sort(key=_ranks(plans))
+        jobs = {planned.run.path: (planned, job) for planned, job in pairs}
         done = {path: planned.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
         left = {path: job for path, (_, job) in jobs.items() if not done.get(path)}
         log.info(f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {len(jobs) - len(left)} done, {len(left)} to run")
@@ -120,6 +125,22 @@ class DepthlabSweeper(BasicSweeper):
             log.info(f"stopped; to continue: {shlex.join(['python', *sys.argv])}")
             raise SystemExit(128 + came[0])
         return returns, ended
+
+
+def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, int]]":
+    """Sorts runs by what they compute, the seeds of a row together, rows that cost the same as they were typed."""
+    from depthlab.describe import multiply_adds
+
+    def row(planned: "Plan") -> str:
+        return repr({key: value for key, value in identity(planned.config).items() if key != "seed"})
+
+    ranks: dict[str, tuple[float, int]] = {}
+    for place, planned in enumerate(plans):
+        if (key := row(planned)) not in ranks:
+            cfg = planned.cfg
+            images = (cfg.recipe.iterations or 0) * cfg.recipe.batch if cfg.epochs is None else cfg.epochs * EPOCH
+            ranks[key] = multiply_adds(planned, (3, 32, 32), 10) * images, place
+    return lambda pair: ranks[row(pair[0])]
 
 
 def _tell(plans: "list[Plan]", failed: Collection[Path] = ()) -> None:

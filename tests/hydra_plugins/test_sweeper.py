@@ -1,6 +1,7 @@
 """What a sweep tells, and how it ends, in one process."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,22 @@ def test_a_launcher_that_is_not_installed_is_named_with_what_installs_it(command
 def test_batches_of_runs(command, size):
     assert command(*GRID, f"hydra.sweeper.max_batch_size={size}").code == 0
     assert len(summaries()) == 4
+
+
+def test_the_cheapest_rows_go_first_when_asked(command):
+    grid = ("-m", "seed=0,1", "depth=14,8", "skip=none,identity", "data=digits", "width=4", "recipe.iterations=1")
+
+    def order(*more):
+        said = command(*grid, *more, "rerun=true").out
+        return re.findall(r"^(\w+?)-.*(s\d)-\w+: finished", said, re.MULTILINE)
+
+    rows = ["plain14", "resnet14", "plain8", "resnet8"]
+    assert order() == [(row, seed) for seed in ("s0", "s1") for row in rows]
+    assert order("order=cheapest") == [(row, seed) for row in rows[2:] + rows[:2] for seed in ("s0", "s1")]
+
+
+def test_longer_runs_are_dearer(command):
+    said = command(
+        *("-m", "recipe.iterations=3,2,1", "depth=8", "data=digits", "width=4", "order=cheapest", "output_dir=runs")
+    ).out
+    assert re.findall(r": finished.* (\d) iterations", said) == ["1", "2", "3"]

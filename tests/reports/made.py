@@ -8,18 +8,20 @@ import yaml
 
 def run(folder, depth=20, skip="none", seed=0, train=(80.0, 40.0, 10.0), test=(85.0, 45.0, 15.0), **more):
     """A finished run with these errors (%), an evaluation every 100 iterations; `more`: lr, data, status, config,
-    probes (name to a list of looks, one after each evaluation, settled with the same settings)."""
+    probes (name to a list of looks, one after each evaluation, with the same settings)."""
     lr = more.get("lr", [0.1] * len(train))
     data = more.get("data", "digits")
     choices = {"skip": skip, "data": data, "recipe": "digits"}
     config = {"depth": depth, "seed": seed, "output_dir": "outputs", "skip": {"name": skip}, "data": {"name": data}}
+    config |= {"recipe": {"iterations": 1000}}
     for key, value in more.get("config", {}).items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
         choices |= {key: value["name"]} if isinstance(value, dict) and "name" in value else {}
     name = "-".join([f"resnet{depth}-{skip}", *map(str, more.get("config", {}).values()), f"{data}-s{seed}"])
     path = folder / "".join(c if c.isalnum() else "-" for c in name)
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    chosen = " ".join(f"{group}={option}" for group, option in choices.items())
+    (path / "config.yaml").write_text(f"# {chosen}\n{yaml.safe_dump(config)}")
     finite = [[v if math.isfinite(v) else None for v in values] for values in (train, test)]
     records = [
         {"step": 100 * (i + 1), "epoch": i + 1.0, "train_error": a, "test_error": b, "lr": lr[i]}

@@ -205,3 +205,15 @@ def test_inside_a_page_an_svg_has_no_address_and_ids_of_its_own(depths, tmp_path
     assert 'id="figure_1"' not in svg
     assert 'id="c0-figure_1"' in svg
     assert "url(#c0-" in svg
+
+
+def test_an_unfinished_run_ends_in_a_ring_and_says_its_iteration(tmp_path):
+    for depth in (20, 56):
+        run(tmp_path, depth)
+    (run(tmp_path, 56, "identity") / "summary.json").unlink()
+    drawn = figure.curves(rows([result for kind in load(tmp_path)[:2] for result in kind]))
+    plain, residual = seen(drawn)
+    (ring,) = marks(residual, "unfinished")
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (300, 15.0)
+    assert [text.get_text() for text in residual.texts] == ["56 layers, unfinished: iteration 300 of 1,000"]
+    assert marks(plain, "unfinished") == []

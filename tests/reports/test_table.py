@@ -120,20 +120,46 @@ def test_unfinished_and_broken_runs_are_named_and_skipped(folder):
             names = path.name
             assert names in "".join(gather(folder).broken)
     report = gather(folder)
-    assert report.unfinished == ["resnet32-none-digits-s0"]
+    assert [result.path.name for result in report.unfinished] == ["resnet32-none-digits-s0"]
     assert len(report.broken) == 8
     assert [row.label for row in report.sheets[0].rows] == ["depth=20", "depth=56"]
     for text in (terminal(report), markdown(report)):
-        assert "unfinished: resnet32-none-digits-s0" in text
+        line = "unfinished: resnet32-none-digits-s0, iteration 300 of 1,000, train error 10.00 %, test error 15.00 %"
+        assert line in text
         assert text.count("broken, skipped") == 8
 
 
 def test_a_folder_without_finished_runs(tmp_path):
     (run(tmp_path) / "summary.json").unlink()
-    report = gather(tmp_path, EXPERIMENT)
-    assert report.sheets == []
+    (sheet,) = (report := gather(tmp_path, EXPERIMENT)).sheets
+    assert (sheet.rows, [row.label for row in sheet.running]) == ([], ["the run"])
+    assert {verdict.word for verdict in sheet.verdicts} == {"not run"}
     assert "no finished run yet" in terminal(report)
     assert "unfinished: " in markdown(report)
+
+
+def test_an_unfinished_seed_is_drawn_and_not_averaged(folder):
+    (run(folder, 20, seed=3, train=(99.0,), test=(99.0,)) / "summary.json").unlink()
+    before = table(gather(folder).sheets[0])
+    (sheet,) = gather(folder).sheets
+    assert [(row.label, len(row.results)) for row in sheet.rows] == [("depth=20", 3), ("depth=56", 3)]
+    assert [(row.label, row.results[0].progress) for row in sheet.running] == [("depth=20", "iteration 100 of 1,000")]
+    assert before[1][2] == "3.00 ± 2.65"
+
+
+def test_a_run_that_has_not_come_to_its_first_evaluation(folder):
+    path = run(folder, 32)
+    (path / "summary.json").unlink()
+    (path / "metrics.jsonl").write_text("")
+    report = gather(folder)
+    assert "unfinished: resnet32-none-digits-s0, no evaluation yet" in terminal(report)
+    assert report.sheets[0].running == []
+
+
+def test_the_length_of_a_run_in_epochs(folder):
+    (run(folder, 32, config={"epochs": 12, "recipe": {"iterations": None}}) / "summary.json").unlink()
+    (result,) = gather(folder).unfinished
+    assert result.progress == "iteration 300 of 1,200"
 
 
 def test_versions_are_a_set(folder):

@@ -1,6 +1,11 @@
-"""The networks that `network=` names."""
+"""The networks that `network=` names; called, `depthlab.network("depth=20")`, it is `depthlab.api.network`."""
 
+import sys
+
+from depthlab import Callable
 from depthlab.network.mlp import mlp
 from depthlab.network.resnet import resnet
 
 __all__ = ["mlp", "resnet"]
+
+sys.modules[__name__].__class__ = Callable

@@ -15,7 +15,7 @@ Values = dict[str, Any]
 
 
 @contextmanager
-def untouched(net: Network) -> Iterator[None]:
+def untouched(net: nn.Module) -> Iterator[None]:
     """Inside, nothing is recomputed and a probe may do what it likes; weights, running statistics, gradients, modes
     and random streams are then put back, bit for bit, whatever happened.
     """
@@ -24,13 +24,16 @@ def untouched(net: Network) -> Iterator[None]:
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     for parameter, _ in gradients:
         parameter.grad = None
-    recompute, net.recompute = net.recompute, False  # a second pass would set off a probe's hooks again
+    recomputes = isinstance(net, Network) and net.recompute
+    if isinstance(net, Network):
+        net.recompute = False  # a second pass would set off a probe's hooks again
     devices = {tensor.device for tensor in state.values() if tensor.is_cuda}
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
-        net.recompute = recompute
+        if isinstance(net, Network):
+            net.recompute = recomputes
         with torch.no_grad():
             for name, tensor in net.state_dict().items():
                 tensor.copy_(state[name])

@@ -3,20 +3,20 @@
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from depthlab.config import identity
+from depthlab.config import chosen, identity
 from depthlab.errors import Mistake
 from depthlab.runs import Record, Run
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished or diverged run."""
+    """One run: finished, diverged or, as far as it came, unfinished."""
 
     path: Path
     config: dict[str, Any]
@@ -24,6 +24,19 @@ class Result:
     records: list[Record]
     probes: dict[str, list[Record]] = field(default_factory=dict)
     """What each probe measured, with its last settings."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has not come to its end."""
+        return self.summary["status"] == "unfinished"
+
+    @property
+    def progress(self) -> str:
+        """Where an unfinished run stands: `iteration 1,954 of 8,000`."""
+        last, recipe = self.records[-1], self.config["recipe"]
+        epochs = self.config.get("epochs")
+        steps = recipe["iterations"] if epochs is None else math.ceil(epochs * last["step"] / last["epoch"])
+        return f"iteration {last['step']:,} of {steps:,}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -58,20 +71,25 @@ class Row:
         """The metric of each seed."""
         return [result.value(metric) for result in self.results]
 
+    def only(self, finished: bool) -> "Row | None":
+        """The row of its runs that are finished, or of those that are not; None where there are none."""
+        results = [result for result in self.results if result.unfinished != finished]
+        return replace(self, results=results) if results else None
 
-def load(folder: Path) -> tuple[list[Result], list[str], list[str]]:
-    """The finished runs in a folder; the names of the unfinished ones; a line about each broken one."""
+
+def load(folder: Path) -> tuple[list[Result], list[Result], list[str]]:
+    """The finished runs in a folder; the unfinished ones; a line about each broken one."""
     results, unfinished, broken = [], [], []
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         run = Run(path)
         if not any(file.exists() for file in (run.config, run.metrics, run.summary)):
             continue
         try:
-            summary = run.finished()
+            summary, text = run.finished(), run.config.read_text()
+            config = yaml.safe_load(text)
             if summary is None:
-                unfinished.append(path.name)
+                unfinished.append(_so_far(run, config, chosen(config, text)))
                 continue
-            config = yaml.safe_load(run.config.read_text())
             probes = {name: _alike(run.records(name)) for name in run.probes()}
             result = Result(path, config, summary, run.curves(summary), probes)
             assert_whole(result)
@@ -79,6 +97,12 @@ def load(folder: Path) -> tuple[list[Result], list[str], list[str]]:
         except (Mistake, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             broken.append(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}")
     return results, unfinished, broken
+
+
+def _so_far(run: Run, config: dict[str, Any], choices: dict[str, str]) -> Result:
+    """An unfinished run: its curve ends at its last evaluation."""
+    summary = {"status": "unfinished", "seed": config["seed"], "choices": choices, "final": {}}
+    return Result(run.path, config, summary, run.records())
 
 
 def _alike(records: list[Record]) -> list[Record]:

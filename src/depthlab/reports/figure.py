@@ -53,6 +53,8 @@ BAR: dict[str, Any] = {"elinewidth": 1.3, "capsize": 2.5, "markeredgecolor": "wh
 DOT: dict[str, Any] = {"alpha": 0.6, "markersize": 4.5, "markeredgewidth": 0, "label": "_seed"}
 CROSS: dict[str, Any] = {"marker": "X", "markersize": 6.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
 CROSS |= {"clip_on": False, "zorder": 4, "label": "_diverged"}
+RING: dict[str, Any] = {"marker": "o", "markersize": 7, "markerfacecolor": "white", "markeredgewidth": 1.5}
+RING |= {"clip_on": False, "zorder": 4, "label": "_unfinished"}
 Style = tuple[str, str]
 """Colour and marker."""
 
@@ -63,7 +65,8 @@ def curves(rows: list[Row]) -> Figure:
     to the highest.
 
     Plain rows stand left and residual ones right; where depths differ, each has its colour, the same in all panels.
-    A cross marks where a run diverged, a vertical line where the learning rate drops.
+    A cross marks where a run diverged, a ring how far an unfinished one has come, a vertical line where the learning
+    rate drops.
     """
     panels, by_depth = panels_of(rows), differ_in_depth(rows)
     keys = {title: [key_of(row, inside, by_depth) for row in inside] for title, inside in panels.items()}
@@ -87,6 +90,9 @@ def curves(rows: list[Row]) -> Figure:
         styles = styles_of(everywhere if shared else keys[title])
         for number, (row, key) in enumerate(zip(inside, keys[title], strict=True)):
             _curve(ax, row, styles[key], number, len(inside))
+        going = [(key, r) for row, key in zip(inside, keys[title], strict=True) for r in row.results if r.unfinished]
+        words = "\n".join(f"{key}, unfinished: {result.progress}" for key, result in going)
+        ax.text(0.99, 0.98, words, transform=ax.transAxes, ha="right", va="top", fontsize=6.5)
         for step in sorted({step for row in inside for result in row.results for step in drops(result)}):
             ax.axvline(step, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5, label="_drop")
         ax.set_title(textwrap.fill(title, 56 if columns < 3 else 36))
@@ -204,6 +210,8 @@ def _curve(ax: Axes, row: Row, style: Style, number: int, of: int) -> None:
     for result in row.results:
         if result.summary.get("status") == "diverged" and (seen := _points_of(result, "train_error")):
             ax.plot(*seen[-1], color=colour, **CROSS)
+        if result.unfinished and (seen := _points_of(result, "test_error")):
+            ax.plot(*seen[-1], color=colour, **RING)
 
 
 def _over_depth(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:

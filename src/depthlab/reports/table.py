@@ -13,7 +13,8 @@ from depthlab.reports.verdict import Verdict, judge, matches, shown, told
 
 CAPTIONS = {
     "curves": "Error against iterations: mean over seeds, thin for training, bold for test; the band reaches from "
-    "the lowest to the highest seed. Vertical lines: the learning rate drops. Crosses: a run diverged.",
+    "the lowest to the highest seed. Vertical lines: the learning rate drops. Crosses: a run diverged. Rings: as far "
+    "as an unfinished run has come.",
     "final": "Errors of the last epoch: a dot a seed, mean ± standard deviation over seeds. Crosses at the edge: "
     "seeds that diverged.",
 }
@@ -35,6 +36,8 @@ class Sheet:
     """The experiment's figures of what probes measured, each with its rows."""
     metrics: list[str]
     """What the experiment's claims are about, besides the errors."""
+    running: list[Row]
+    """The rows of its unfinished runs, which are drawn, and neither averaged nor judged."""
 
     @property
     def results(self) -> list[Result]:
@@ -44,12 +47,13 @@ class Sheet:
     @property
     def trained(self) -> bool:
         """Whether anything was trained, and not only measured at initialisation."""
-        return any("train_error" in record for result in self.results for record in result.records)
+        rows = self.rows + self.running
+        return any("train_error" in record for row in rows for result in row.results for record in result.records)
 
     @property
     def captions(self) -> dict[str, str]:
         """The figures by name, `curves-DATA` and `final-DATA` where anything was trained, with their captions."""
-        texts = CAPTIONS if self.trained else {}
+        texts = {name: text for name, text in CAPTIONS.items() if self.trained and (self.rows or name == "curves")}
         texts = texts | {stem(figure): figure["title"] for figure, _ in self.measured}
         return {f"{name}-{self.data}": caption for name, caption in texts.items()}
 
@@ -67,33 +71,32 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Report:
-    """A folder of runs: a sheet a data set; the names of the unfinished runs, a line about each broken one."""
+    """A folder of runs: a sheet a data set; the unfinished runs, a line about each broken one."""
 
     name: str
     title: str
     source: str
     sheets: list[Sheet]
-    unfinished: list[str]
+    unfinished: list[Result]
     broken: list[str]
 
     @property
     def missing(self) -> list[str]:
         """What is missing whatever the data set."""
-        return [f"unfinished: {name}" for name in self.unfinished] + [
-            f"broken, skipped: {line}" for line in self.broken
-        ]
+        return [_unfinished(result) for result in self.unfinished] + [f"broken, skipped: {x}" for x in self.broken]
 
 
 def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
     """Reads a folder; `experiment`: what the YAML file of that name holds under `experiment`, if there is one."""
     results, unfinished, broken = load(folder)
     by_data: defaultdict[str, list[Result]] = defaultdict(list)
-    for result in results:
+    for result in results + [result for result in unfinished if result.records]:
         by_data[str(result.summary["choices"]["data"])].append(result)
     name, whole = folder.resolve().name, experiment or {}
     sheets = []
     for data, inside in sorted(by_data.items()):
-        made, at = rows(inside), whole.get("published_at", {})
+        every, at = rows(inside), whole.get("published_at", {})
+        made, running = ([part for row in every if (part := row.only(finished))] for finished in (True, False))
         published = [p for p in whole.get("published", []) if any(matches(row, at | p["of"]) for row in made)]
         command = f"python train.py experiment={name} data={data}" if experiment else None
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
@@ -110,9 +113,19 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
                 command,
                 [(figure, inside) for figure, inside in drawn if inside],
                 [metric for metric in metrics if any(math.isfinite(v) for row in made for v in row.values(metric))],
+                running,
             )
         )
     return Report(name, whole.get("title", name), whole.get("source", ""), sheets, unfinished, broken)
+
+
+def _unfinished(result: Result) -> str:
+    """`unfinished: NAME, iteration 1,954 of 8,000, train error 27.03 %, test error 27.82 %`."""
+    if not result.records:
+        return f"unfinished: {result.path.name}, no evaluation yet"
+    errors = {key: value for key, value in result.records[-1].items() if key in ("train_error", "test_error")}
+    words = [f"{key.replace('_', ' ')} {number(value)} %" for key, value in errors.items()]
+    return ", ".join([f"unfinished: {result.path.name}", result.progress, *words])
 
 
 def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
@@ -201,6 +214,8 @@ def table(sheet: Sheet) -> list[list[str]]:
 
 def about(sheet: Sheet) -> str:
     """What the numbers of the table are."""
+    if not sheet.rows:
+        return "no finished run yet"
     if not sheet.trained:
         return "at initialisation, mean ± standard deviation over seeds"
     gone = any(result.summary.get("status") == "diverged" for result in sheet.results)

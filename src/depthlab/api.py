@@ -1,0 +1,224 @@
+"""depthlab from Python: what the command does, by the same words; a person's mistake raises Mistake, in one line.
+
+`words` are those behind `python train.py`, as one text ("depth=56 skip=none") or as a list of them.
+"""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from depthlab import app, config, probes
+from depthlab.compose import CONFIGS, Composed, compose, mistakes
+from depthlab.data.dataset import DataSet
+from depthlab.errors import Mistake, one_of
+from depthlab.network.resnet import Network
+from depthlab.plan import HOUSE, Plan, plan
+from depthlab.probes.inside import untouched
+from depthlab.reports import collect
+from depthlab.reports.collect import Result
+from depthlab.runs import Record, Run
+from depthlab.training import checkpoint
+from depthlab.training.loop import State, sgd
+
+Words = str | Sequence[str]
+CPU = torch.device("cpu")
+CLASSES = {"cifar10": 10, "cifar100": 100}
+"""Data sets whose shape is known without them."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run read back."""
+
+    net: Network
+    """As its last checkpoint has it, in evaluation mode, on the CPU."""
+    config: dict[str, Any]
+    """What its config.yaml holds."""
+    _data: Callable[[], DataSet]
+
+    @cached_property
+    def data(self) -> DataSet:
+        """Its data set, on the CPU: `x, y = run.data.first("test", 100)`. Read, or fetched, when it is asked for."""
+        with mistakes():
+            return self._data()
+
+
+@mistakes()
+def network(words: Words) -> Network:
+    """The network that the command would train, weights filled from the seed, in training mode, on the CPU.
+
+    Only the sets that tell neither size nor classes by themselves (imagenet, own images) are looked at for it.
+    """
+    with _untouched():
+        return _network(_planned(words))
+
+
+@mistakes()
+def images(words: Words) -> DataSet:
+    """The command's data set, on the CPU: `.first("test", 100)` gives images and labels; `.classes`, `.shape`."""
+    return _planned(words).options["data"](CPU)
+
+
+@mistakes()
+def run(words: Words, *, brief: bool = True) -> Record:
+    """Trains as the command does, or recognises that it is done; returns the summary. `brief`: one line is said.
+
+    The first Ctrl-C ends it after an iteration, saved, as KeyboardInterrupt; the same call goes on. From a thread
+    other than the main one, where Python hears no signals, nothing stops it. Random streams and the number of threads
+    are afterwards what they were.
+    """
+    composed, typed = _composed(words), sys.argv
+    if composed.cfg.experiment:
+        raise Mistake("experiment: is a sweep; start it as a command, and read it with depthlab.runs")
+    sys.argv = ["depthlab.run", words if isinstance(words, str) else shlex.join(words)]
+    try:
+        with _untouched():
+            return app.run(*composed, brief=brief)
+    except SystemExit as stop:
+        if stop.code == 130:
+            raise KeyboardInterrupt("stopped and saved; the same call goes on") from None
+        raise
+    finally:
+        sys.argv = typed
+
+
+@mistakes()
+def load(folder: str | Path) -> Loaded:
+    """A run's network, config and data set, from its directory alone. Runs no code from it; what its checkpoint holds
+    is checked against what was written. Raises Mistake on a directory that is no run, or has no sound checkpoint.
+    """
+    home = Run(Path(folder))
+    if not home.config.is_file():
+        inside = [path.parent.name for path in sorted(home.path.glob("*/config.yaml"))]
+        runs = f"; it holds {len(inside)}, such as {inside[0]}" if inside else ""
+        raise Mistake(f"{folder}: not the directory of a run{runs}")
+    if not home.checkpoint.exists():
+        raise Mistake(f"{home.checkpoint}: not there; the run's command, with rerun=true, makes it")
+    planned = _planned([f"config={home.config}"])
+    with _untouched():
+        net = _network(planned)
+        checkpoint.load(
+            home.checkpoint, State(net, sgd(net, planned.cfg.recipe)), digest=config.digest(planned.config)
+        )
+    return Loaded(net.eval(), yaml.safe_load(home.config.read_text()), lambda: planned.options["data"](CPU))
+
+
+@mistakes()
+def runs(folder: str | Path = "outputs") -> list[Record]:
+    """A row a run in a folder, at any depth, for `pandas.DataFrame(rows)`.
+
+    `run`, `path`, `status` (finished, diverged, unfinished, broken), the chosen options (`depth`, `skip`,
+    `skip.scale`, ...), the last epoch's errors (%) and losses, `best_test_error`, sizes and speed. A broken run has
+    `run`, `status` and `problem`, a line.
+    """
+    rows = []
+    for found in _found(Path(folder)):
+        if isinstance(found, str):
+            name, _, problem = found.partition(": ")
+            rows.append({"run": name, "status": "broken", "problem": problem})
+            continue
+        summary = found.summary
+        best = {f"best_{key}": value for key, value in summary.get("best", {}).items() if key == "test_error"}
+        sizes = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+        rows.append(_about(found) | found.facts | summary["final"] | best | sizes)
+    return rows
+
+
+@mistakes()
+def curves(folder: str | Path = "outputs", probe: str | None = None) -> list[Record]:
+    """A row an evaluation of each run in a folder, or a row a look of a probe.
+
+    `run`, `path`, `status`, the chosen options, then what was measured: `step`, `epoch`, `train_error`, ...
+    """
+    rows = []
+    for found in _found(Path(folder)):
+        if isinstance(found, Result):
+            records = found.probes.get(probe, []) if probe else found.records
+            rows += [_about(found) | found.facts | record for record in records]
+    return rows
+
+
+@mistakes()
+def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1, **settings: Any) -> Record:
+    """What a probe measures on a network: numbers and lists by name, as `src/depthlab/probes/NAME.py` defines them.
+
+    x: images (N, C, H, W), y: labels (N,), on the network's device. `rate`: the learning rate that some probes look
+    along. `settings`: instead of those in `configs/probe/NAME.yaml`. The network is left as it was. Any module will
+    do that has what the probe asks for (`stem`, `units`, ...: `depthlab.network.resnet.Network`); Mistake if not.
+    """
+    if name not in probes.__all__:
+        raise one_of("probe", name, probes.__all__)
+    usual = yaml.safe_load((CONFIGS / "probe" / f"{name}.yaml").read_text())
+    own = {key: value for key, value in usual.items() if key not in HOUSE}
+    measure = config.bind(probes, own | settings | {"name": name}, f"probe.{name}")
+    try:
+        with untouched(net), torch.enable_grad():
+            return measure(net, x, y, rate)
+    except AttributeError as error:
+        if not isinstance(error.obj, nn.Module):
+            raise
+        has = f"a {type(error.obj).__name__} has no {error.name}"
+        raise Mistake(f"probe={name}: {has}; see depthlab.network.resnet.Network for what it asks for") from None
+
+
+def _composed(words: Words) -> Composed:
+    given = shlex.split(words) if isinstance(words, str) else list(words)
+    if flags := [word for word in given if word.startswith("-")]:
+        raise Mistake(f"{flags[0]}: a flag of the command; here options alone, one run a call")
+    return compose(given)
+
+
+def _planned(words: Words) -> Plan:
+    with _untouched():
+        return plan(*_composed(words))
+
+
+def _network(planned: Plan) -> Network:
+    data = planned.config["data"]
+    if data["name"] in CLASSES:
+        seen: Any = SimpleNamespace(shape=(3, data["size"], data["size"]), classes=CLASSES[data["name"]])
+    else:
+        seen = planned.options["data"](CPU)
+    return app.network(planned, cast(DataSet, seen), CPU)
+
+
+@contextmanager
+def _untouched() -> Iterator[None]:
+    """Inside, depthlab sets torch's random streams, threads and treatment of subnormal numbers as it likes."""
+    threads = torch.get_num_threads()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+
+
+def _found(folder: Path) -> list[Result | str]:
+    """The runs at any depth, hidden folders aside, and a line for each broken one."""
+    if not folder.is_dir():
+        raise Mistake(f"{folder}: no such folder")
+    homes = {file.parent for file in folder.rglob("config.yaml")}
+    homes = {home for home in homes if not any(part.startswith(".") for part in home.relative_to(folder).parts)}
+    found: list[Result | str] = []
+    for parent in sorted({home.resolve().parent for home in homes}):
+        parent = folder / parent.relative_to(folder.resolve()) if folder.resolve() in parent.parents else parent
+        finished, unfinished, broken = collect.load(parent)
+        found += [result for result in [*finished, *unfinished] if folder in (result.path, *result.path.parents)]
+        found += broken
+    return found
+
+
+def _about(result: Result) -> Record:
+    return {"run": result.path.name, "path": str(result.path), "status": result.summary["status"]}
