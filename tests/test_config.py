@@ -265,6 +265,7 @@ OTHER = {
     "block": "single",
     "seed": "1",
     "epochs": "2",
+    "weights": f"{ROOT}/train.py",  # read when the run starts
     "precision": "bf16",
     "evaluate_train": "true",
     "network.name": None,  # one option cannot have another's keys: see the next test

@@ -19,7 +19,7 @@ CHOICES |= {
 }
 KEYS = [
     *("depth", "width", "block", "seed", "epochs", "device", "precision", "evaluate_train", "checkpoint_every"),
-    *("rerun", "folder", "experiment", "threads", "probe", "lr", "dpth", "network.shortcut", "unit.order"),
+    *("rerun", "folder", "experiment", "threads", "probe", "weights", "lr", "dpth", "network.shortcut", "unit.order"),
     *("recipe.rate", "recipe.batch", "recipe.momentum", "recipe.decay", "recipe.nesterov", "recipe.decay_on"),
     *(
         "recipe.schedule_on",

@@ -29,7 +29,7 @@ OURS = {
     "config": {"errors", "training.recipe"},
     "runs": {"errors", "files", "config"},
     "plan": {"errors", "config", "runs", "network", "data", "training", "probes", "measure"},
-    "describe": {"config", "plan", "runs", "data.dataset"},
+    "describe": {"config", "plan", "runs", "data.dataset", "network.weights"},
     "reports": {"errors", "config", "runs"},
     "app": {
         *("errors", "allocator", "config", "gpus", "workers", "runs", "plan", "describe", "measure", "observe"),

@@ -27,6 +27,7 @@ from depthlab.measure import check_finished, due, missing
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
 from depthlab.network.rounding import BITS, rounded_operands
+from depthlab.network.weights import Start
 from depthlab.observe import Interruption, Progress, TensorBoard, log_to_console, logging_to
 from depthlab.plan import Plan, plan
 from depthlab.runs import Record
@@ -139,6 +140,11 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
     for probe in planned.probes:
         probe.check(images)
     check_rates(cfg.recipe, planned.schedule, steps)
+    start = None if left else planned.start(images.shape, images.classes)
+    if start and start.new_head and not steps:
+        raise Mistake(
+            f"weights: the file's head is not for {images.classes} classes; with epochs, a new one is trained"
+        )
     if ranks.rank:
         return _assist(planned, images, where, steps, ranks)
     operations = describe.multiply_adds(planned, images.shape, images.classes)
@@ -155,7 +161,7 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
         stack.enter_context(logging_to(home.log))
         try:
             level = logging.DEBUG if brief else logging.INFO
-            return _train(planned, images, where, steps, operations, level, done if left else None, ranks)
+            return _train(planned, images, where, steps, operations, start, level, done if left else None, ranks)
         except Exception:
             log.debug("the run failed", exc_info=True)
             raise
@@ -191,6 +197,7 @@ def _train(
     where: torch.device,
     steps: int,
     operations: int,
+    start: Start | None,
     level: int,
     done: Record | None,
     ranks: Ranks,
@@ -199,6 +206,8 @@ def _train(
     facts: Record = {"multiply_adds": operations, "devices": ranks.world}
     net = network(planned, images, where)
     facts["parameters"] = sum(p.numel() for p in net.parameters())
+    if start:
+        facts["weights"] = describe.weights(planned, start)
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 
     state, clock, records, limit = State(net, planned.optimizer(net, cfg.recipe)), Clock(), [], 0.0
@@ -206,6 +215,8 @@ def _train(
     if done:
         home.previous.unlink(missing_ok=True)  # of a run that was killed as it ended: it is not the end's
     saved = checkpoint.resume(home.checkpoint, home.previous, state, digest=digest)
+    if saved is None and start:
+        start.fill(net)
     if saved is not None:
         clock = Clock(**saved["clock"])
         limit = math.inf if done else state.next_record  # only probes are left of what is done
@@ -216,6 +227,8 @@ def _train(
     describe.reset_peak_memory(where)
     for line in describe.announcement(planned, images, steps, state.step, facts):
         log.log(level, line)
+    if start and (usual := start.unusual(planned.config)):
+        log.warning(f"weights: most networks by these names want {' '.join(usual)}, and this run has not")
 
     over = bool(records) and (records[-1]["step"] == steps or "diverged_at" in records[-1])
     for probe in home.probes():

@@ -31,7 +31,7 @@ GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation",
 UNSCIENTIFIC = {
     *("device", "devices", "threads", "recompute", "compile", "graph", "checkpoint_every", "rerun", "order"),
     *("output_dir", "folder", "probe"),
-    *("data.source", "data.workers"),
+    *("data.source", "data.workers", "weights.file"),
 }
 # The papers' choices, which a run's name leaves out.
 USUAL = {"unit": "original", "init": "kaiming", "activation": "relu", "weight": "plain"}
@@ -53,6 +53,7 @@ class Config:
     block: Block | None = MISSING
     seed: int = MISSING
     epochs: float | None = MISSING
+    weights: Any = MISSING
     device: Device = MISSING
     devices: int = MISSING
     precision: Precision = MISSING

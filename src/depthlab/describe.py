@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depthlab.config import label
 from depthlab.data.dataset import DataSet
+from depthlab.network.weights import NAMINGS, Start
 from depthlab.plan import Plan
 from depthlab.runs import Record
 
@@ -43,6 +44,7 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
         f"  network  {kind}, {cfg.depth} layers, {values['block']} blocks, width {cfg.width}, "
         f"{facts['parameters']:,} parameters, {facts['multiply_adds'] / 1e6:.4g} million multiply-adds",
         f"  layers   norm {label(values['norm'])}, init {label(values['init'])}, {', '.join(layers)}",
+        *([f"  weights  {facts['weights']}"] if "weights" in facts else []),
         f"  data     {plan.choices['data']}: {images.images:,} training and {images.size('test'):,} test images, "
         f"{height}x{width}x{channels}, {images.classes} classes",
         f"  recipe   {plan.choices['recipe']}: {steps:,} iterations of {recipe.batch} images ({epochs:.4g} epochs), "
@@ -52,6 +54,12 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
         f"  writes   {plan.run.path}",
         *([f"  goes on  from iteration {done:,} of {steps:,}"] if done else []),
     ]
+
+
+def weights(plan: Plan, start: Start) -> str:
+    """Where a run's weights come from."""
+    name, new = Path(plan.config["weights"]["file"]).name, f", new head for {plan.choices['data']}"
+    return f"{name}, by {NAMINGS[start.naming]}{new * start.new_head}"
 
 
 def hyperparameters(plan: Plan) -> dict[str, Any]:
@@ -121,7 +129,8 @@ def _peak_memory(device: str) -> int | None:
 def result(summary: Record) -> str:
     """A run's one line: its name, its last errors, the best epoch's beside them."""
     if not summary["iterations"]:
-        return f"{summary['name']}: {summary['status']}, not trained (epochs=0)"
+        error = f", test error {summary['final']['test_error']:.2f} %" if "weights" in summary else ""
+        return f"{summary['name']}: {summary['status']}, not trained (epochs=0){error}"
     final, best = summary["final"], summary["best"]
     words = [f"{summary['name']}: {summary['status']}"]
     for split in ("train", "validation", "test"):

@@ -15,7 +15,7 @@ from depthlab import config, data, network, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint
 from depthlab.measure import Probe, missing
-from depthlab.network import activation, init, norm, skip, unit, weight
+from depthlab.network import activation, init, norm, skip, unit, weight, weights
 from depthlab.network.resnet import Network
 from depthlab.runs import Record, Run
 from depthlab.training import optimizer, recipe, schedule
@@ -59,6 +59,14 @@ class Plan:
         options["init"](net)
         return net
 
+    def start(self, shape: tuple[int, int, int], classes: int) -> weights.Start | None:
+        """What `weights=FILE` fills that network with; None without it. Raises Mistake where it does not fit."""
+        if (given := self.config["weights"]) is None:
+            return None
+        with torch.device("meta"):
+            net = self.build(shape, classes)
+        return weights.fit(weights.read(**given), net, given["file"])
+
 
 def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     """Checks a composed config, all but the data; `choices`: the chosen option of each group. Raises Mistake."""
@@ -91,6 +99,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         raise Mistake(f"devices={devices}: cannot share recipe.batch={batch} equally (nearest: {near})")
 
     values = config.plain(composed)
+    values["weights"] = weights.given(values["weights"])
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords

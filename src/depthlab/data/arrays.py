@@ -11,6 +11,11 @@ from torch.nn.functional import pad
 from depthlab.data.dataset import cut, divide, generator, stream, within
 from depthlab.errors import one_of
 
+Normalize = Literal["pixel_mean", "channel", "imagenet", "none"]
+MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's training images by channel, pixels in 0 to 1."""
+DEVIATION = (0.229, 0.224, 0.225)
+"""Their standard deviation."""
 PAD = 4
 """Pixels of zeros around an image before a crop is cut from it (He et al. 2015, section 4.2)."""
 
@@ -37,7 +42,7 @@ class Arrays:
         device: torch.device,
         scale: int,
         augment: bool,
-        normalize: Literal["pixel_mean", "channel", "none"],
+        normalize: Normalize,
         validation: int,
         subset: int | None,
         test_subset: int | None,
@@ -124,14 +129,17 @@ def crop(x: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
     return padded.view(-1, channels).index_select(0, pixel.view(-1)).view(x.shape)
 
 
-def statistics(x: Tensor, scale: int, normalize: Literal["pixel_mean", "channel", "none"]) -> tuple[Tensor, Tensor]:
+def statistics(x: Tensor, scale: int, normalize: Normalize) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of x / scale, x uint8 (n, height, width, channels); float32, broadcast over x.
 
-    pixel_mean: the mean image, and 1 (He et al. 2015); channel: both by channel; none: 0 and 1. The sums are of whole
-    numbers, exact in float64, so that neither device nor number of threads changes a bit.
+    pixel_mean: the mean image, and 1 (He et al. 2015); channel: both by channel; imagenet: those of ImageNet's three
+    channels, whatever x; none: 0 and 1. The sums are of whole numbers, exact in float64, so that neither device nor
+    number of threads changes a bit.
     """
     if normalize == "none":
         return torch.zeros(1), torch.ones(1)
+    if normalize == "imagenet":
+        return torch.tensor(MEAN), torch.tensor(DEVIATION)
 
     def total(power: int) -> Tensor:
         return torch.stack([chunk.double().pow(power).sum(0) for chunk in x.split(1024)]).sum(0)

@@ -12,17 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from depthlab.data.arrays import nchw
+from depthlab.data.arrays import DEVIATION, MEAN, nchw
 from depthlab.data.dataset import cut, divide, generator, stream, vision, within
 from depthlab.errors import Mistake, one_of
 from depthlab.workers import leave_group, unheard
 
-MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet's training images by channel, pixels in 0 to 1."""
-DEVIATION = (0.229, 0.224, 0.225)
-"""Their standard deviation."""
 COLORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""Principal components of their pixels, one a column, and ..."""
+"""Principal components of ImageNet's pixels, one a column, and ..."""
 SPREAD = (0.2175, 0.0188, 0.0045)
 """... the eigenvalues; the papers print neither, both are those of fb.resnet.torch (Gross and Wilber 2016)."""
 EXPECTED = "expected a folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG"

@@ -180,12 +180,15 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of one of torchvision's resnet18 ... resnet152 under our names.
 
     conv1, bn1 -> stem.conv1, stem.norm1; layer2.0.conv1, bn1 -> stages.1.0.branch.conv1, norm1; downsample.0, 1 ->
-    shortcut.conv1, norm1; fc -> head. The twin network is `depth=50 network=imagenet network.stride_in=3x3`.
+    shortcut.conv1, norm1; fc -> head. The twin network is `depth=50 network=imagenet network.stride_in=3x3`. Others
+    say shortcut for downsample, and linear for fc.
     """
     return {_ours(name): tensor for name, tensor in state.items()}
 
 
 def _ours(name: str) -> str:
     name = re.sub(r"^layer(\d)\.(\d+)\.", lambda m: f"stages.{int(m[1]) - 1}.{m[2]}.branch.", name)
-    name = name.replace("branch.downsample.0", "shortcut.conv1").replace("branch.downsample.1", "shortcut.norm1")
-    return re.sub(r"^(?=conv1|norm1)", "stem.", re.sub(r"\bbn(\d)", r"norm\1", name)).replace("fc.", "head.", 1)
+    name = re.sub(r"branch\.(downsample|shortcut)\.0", "shortcut.conv1", name)
+    name = re.sub(r"branch\.(downsample|shortcut)\.1", "shortcut.norm1", name)
+    name = re.sub(r"^(?=conv1|norm1)", "stem.", re.sub(r"\bbn(\d)", r"norm\1", name))
+    return re.sub(r"^(fc|linear)\.", "head.", name)
