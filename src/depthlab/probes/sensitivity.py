@@ -23,7 +23,7 @@ def sensitivity(net: Network, x: Tensor, y: Tensor, rate: float, *, size: float,
     `signals`: of what reaches each activation, and `signal_growth`: their growth from one to the next, geometric mean
     over the second half; `gradients`: of the gradient at each layer's weights, `gradient`: of the whole, `cosine`: of
     the angle by which it turns. `bits`: of mantissa that operands must have so that the cosine stays over 1/2 where
-    ReLUs that flip cost a factor 1 - e / pi each, e the signal's error (see `gradient_precision`), in a plain network.
+    ReLUs that flip cost a factor 1 - e / pi each, e the signal's error (see `gradient_precision`), in a plain net.
     Costs two passes forward and back. Raises Mistake on a size that is not positive.
     """
     if size <= 0:
