@@ -1,6 +1,7 @@
 """Who imports whom, read from the source: imports run one way."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -123,3 +124,14 @@ def test_the_command_line_can_be_read_without_torch():
     )
     code += "assert 'depthlab.training.recipe' in sys.modules; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_map_in_the_docs_is_this_table():
+    rows = re.findall(
+        r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE
+    )
+    rooms: dict[str, set[str]] = {}
+    for part, allowed in OURS.items():
+        rooms.setdefault(part.split(".")[0], set()).update(name.split(".")[0] for name in allowed)
+    drawn = {room: {*re.findall(r"`(\w+)`", allowed)} for room, allowed in rows}
+    assert drawn == {room: allowed - {room} for room, allowed in rooms.items()}
