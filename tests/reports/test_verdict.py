@@ -121,3 +121,12 @@ def test_published_numbers_are_judged_only_at_the_papers_scale():
 def test_a_selector_that_fits_two_rows_is_a_defect():
     with pytest.raises(ValueError, match="selects 2 rows"):
         select([row([1], depth=20, skip="none"), row([1], depth=20, skip="identity")], {"depth": 20})
+
+
+def test_the_best_of_a_grid_is_the_row_of_the_least_mean():
+    grid = [row([9, 9, 9], rate=0.1), row([1, 2, 3], rate=0.3), row([None, None, None], rate=1.0)]
+    assert select(grid, {"best": "train_error"}) is grid[1]
+    assert select(grid, {"best": "train_error", "rate": 0.1}) is grid[0]
+    assert select(grid, {"best": "train_error", "rate": 7}) is None
+    claim = {"claim": "c", "higher": {"rate": 0.1}, "lower": {"best": "train_error"}}
+    assert judge({"claims": [claim]}, grid)[0].word == "reproduced"

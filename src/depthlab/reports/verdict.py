@@ -35,8 +35,14 @@ def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
 
 
 def select(rows: list[Row], wanted: dict[str, Any]) -> Row | None:
-    """The one row with these facts, None if there is none; ValueError if there are several."""
+    """The one row with these facts, None if there is none; ValueError if there are several, but with `best: METRIC`
+    the one of them with the least mean of that metric, as of a grid of rates.
+    """
+    wanted = dict(wanted)
+    metric = wanted.pop("best", None)
     found = [row for row in rows if matches(row, wanted)]
+    if metric and found:
+        return min(found, key=lambda row: spread(row.values(metric))[0])
     if len(found) > 1:
         raise ValueError(f"{told(wanted)} selects {len(found)} rows: {', '.join(row.label for row in found)}")
     return found[0] if found else None
@@ -49,7 +55,7 @@ def matches(row: Row, wanted: dict[str, Any]) -> bool:
 
 def told(wanted: dict[str, Any]) -> str:
     """Facts as a person types them: `depth=56 skip=none`."""
-    return " ".join(f"{key}={value}" for key, value in wanted.items())
+    return " ".join(f"{key}={value}" for key, value in wanted.items() if key != "best")
 
 
 def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
