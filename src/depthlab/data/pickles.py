@@ -52,6 +52,6 @@ def array(made: Named) -> np.ndarray:
     else:
         raise ValueError(".".join(made.names))
     code, endian = (word.decode() if isinstance(word, bytes) else word for word in (kind.args[0], kind.state[1]))
-    if not re.fullmatch("[iu][1248]", code):
-        raise ValueError(f"an array of {code}")
-    return np.frombuffer(content, np.dtype(f"{endian}{code}")).reshape(shape, order=order)
+    if not re.fullmatch("[<>|][iu][1248]", endian + code):
+        raise ValueError(f"an array of {endian}{code}")
+    return np.frombuffer(content, endian + code).reshape(shape, order=order)
