@@ -32,6 +32,7 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     cfg, values, recipe = plan.cfg, plan.config, plan.cfg.recipe
     plain = values["skip"]["name"] == "none"
     layers = [label(values["activation"])]
+    optimizer = values["recipe"]["optimizer"]["name"]
     layers += [f"weights {label(values['weight'])}"] * (values["weight"]["name"] != "plain")
     kind = "plain" if plain else f"residual ({label(values['skip'])}, {values['unit']['name']} unit)"
     channels, height, width = images.shape
@@ -48,7 +49,7 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
         f"  data     {plan.choices['data']}: {images.images:,} training and {images.size('test'):,} test images, "
         f"{height}x{width}x{channels}, {images.classes} classes",
         f"  recipe   {plan.choices['recipe']}: {steps:,} iterations of {recipe.batch} images ({epochs:.4g} epochs), "
-        f"rate {recipe.rate:g}, {values['recipe']['schedule']['name']}, "
+        f"rate {recipe.rate:g}, {values['recipe']['schedule']['name']}, {f'{optimizer}, ' * (optimizer != 'sgd')}"
         f"momentum {recipe.momentum:g}, decay {recipe.decay:g}",
         f"  device   {facts['device']}{threads}, {cfg.precision.name}",
         f"  writes   {plan.run.path}",

@@ -103,13 +103,13 @@ def looks_linear(net: _Net, *, zero_last: bool) -> None:
     """
     layers = list(_layers(net))
     half = 0.5 if net.activation == "mirrored_relu" else 1.0  # which takes the pair's difference
+    for count in (layer.weight.shape[0] for layer in layers[:-1]):
+        if count % 2:
+            raise Mistake(f"init=looks_linear: pairs channels, and {count} is odd; choose an even width")
 
     def fill(weight: Tensor) -> None:
         into, outof = weight is not layers[0].weight, weight is not layers[-1].weight
         (out, channels), kernel = weight.shape[:2], weight.shape[2:]
-        for count, paired in ((channels, into), (out, outof)):
-            if paired and count % 2:
-                raise Mistake(f"init=looks_linear: pairs channels, and {count} is odd; choose an even width")
         w = nn.init.orthogonal_(weight.new_empty(out // (1 + outof), channels // (1 + into), *kernel))
         w = stack([w, -w], 2).flatten(1, 2) if into else w
         w = stack([half * w, -half * w], 1).flatten(0, 1) if outof else w
