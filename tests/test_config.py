@@ -126,7 +126,7 @@ MISTAKES = [
         "toy.count: toy=scaled needs a value for it",
     ),  # no silent defaults
     (SCALED | {"scale": "x"}, "toy.scale=x: could not be converted to Float"),
-    (SCALED | {"scale": None}, "toy.scale: Incompatible value 'None' for field of type 'float'"),
+    (SCALED | {"scale": None}, "toy.scale=null: a value is needed"),
     (SCALED | {"scale": float("nan")}, "toy.scale=nan: a finite number"),
     (SCALED | {"scale": float("-inf")}, "toy.scale=-inf: a finite number"),
     (SCALED | {"scale": [1]}, None),

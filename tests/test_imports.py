@@ -36,13 +36,15 @@ OURS = {
         *("errors", "allocator", "config", "gpus", "workers", "runs", "plan", "describe", "measure", "observe"),
         *("data.dataset", "network", "training"),
     },
-    "compose": {"errors", "config"},
+    "words": {"errors", "config", "training.recipe"},
+    "compose": {"errors", "config", "words"},
+    "command": {"errors", "config", "compose", "words", "app"},
     "api": {
         *("errors", "config", "compose", "app", "plan", "runs", "reports.collect", "data.dataset", "network"),
         *("probes", "training"),
     },
 }
-HYDRA = {"config", "compose", "plan", "app"}
+HYDRA = {"config", "words", "compose", "command", "plan", "app"}
 TORCH = {
     "network",
     "data",

@@ -18,7 +18,8 @@ import yaml
 from torch import Tensor, nn
 
 from depthlab import app, config, probes
-from depthlab.compose import CONFIGS, Composed, compose, mistakes
+from depthlab.compose import Composed, compose, mistakes
+from depthlab.config import CONFIGS
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network.resnet import Network
@@ -211,11 +212,10 @@ def _found(folder: Path) -> list[Result | str]:
     homes = {file.parent for file in folder.rglob("config.yaml")}
     homes = {home for home in homes if not any(part.startswith(".") for part in home.relative_to(folder).parts)}
     found: list[Result | str] = []
-    for parent in sorted({home.resolve().parent for home in homes}):
-        parent = folder / parent.relative_to(folder.resolve()) if folder.resolve() in parent.parents else parent
+    for parent in sorted({home.parent for home in homes}):
         finished, unfinished, broken = collect.load(parent)
-        found += [result for result in [*finished, *unfinished] if folder in (result.path, *result.path.parents)]
-        found += broken
+        found += [result for result in [*finished, *unfinished] if result.path in homes]
+        found += [line for line in broken if parent / line.partition(": ")[0] in homes]
     return found
 
 

@@ -304,7 +304,7 @@ def _train(
     log.info(describe.result(summary))
     if interruption.signal is not None:  # it came when all was done
         raise SystemExit(128 + interruption.signal)
-    log.log(level, "tensorboard --logdir %s", cfg.output_dir)
+    log.log(level, "tensorboard --logdir %s", shlex.quote(cfg.output_dir))
     return summary
 
 
@@ -383,7 +383,7 @@ def _command(ranks: Ranks) -> str:
     if sys.argv[0] == "depthlab.run":
         return "the same call"
     if ranks.world == 1 or ranks.port:
-        return shlex.join(["python", *sys.argv])
+        return config.typed_again()
     if ranks.here < ranks.world:
         return "the same torchrun command on each machine"
     return shlex.join(["torchrun", "--nproc-per-node", str(ranks.world), *sys.argv])

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -12,11 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from depthlab import config
+from depthlab.config import CONFIGS
 from depthlab.errors import mistake
+from depthlab.words import readable
 
-HERE = Path(__file__).resolve().parent
-CONFIGS = next(folder for folder in (HERE / "configs", HERE.parents[1] / "configs") if folder.is_dir())
-"""The YAML files: in the package where it is installed, beside src/ in a clone."""
 owners = partial(config.owners, CONFIGS)
 OmegaConf.register_new_resolver("options", lambda: config.help_text(CONFIGS), replace=True)
 
@@ -32,7 +30,7 @@ def compose(words: Sequence[str]) -> Composed:
     """The config of one run, by the words of the command. Raises Mistake."""
     with mistakes():
         loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
-        cfg = loader.load_configuration("train", config.again([*words]), RunMode.RUN)
+        cfg = loader.load_configuration("train", readable([*words]), RunMode.RUN)
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         cfg.pop("hydra")

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
@@ -25,6 +26,9 @@ from omegaconf.errors import ValidationError
 from depthlab.errors import Mistake, hint, one_of, wrong_value
 from depthlab.training.recipe import Recipe, Warmup
 
+HERE = Path(__file__).resolve().parent
+CONFIGS = next(folder for folder in (HERE / "configs", HERE.parents[1] / "configs") if folder.is_dir())
+"""The YAML files: in the package where it is installed, beside src/ in a clone."""
 GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
 
 # What may differ between two runs of one result: where and how it is computed, not what.
@@ -121,6 +125,8 @@ def typed(option: str, value: Any, annotation: Any) -> Any:
         if value not in literals and not (value is None and NoneType in kinds):
             raise one_of(option, value, literals)
         return value
+    if int in kinds and float not in kinds and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e3
     schema = make_dataclass("Option", [("value", annotation)])
     try:
         value = OmegaConf.merge(OmegaConf.structured(schema), {"value": value}).value
@@ -184,7 +190,10 @@ def owners(configs: Path, key: str) -> list[str]:
 def help_text(configs: Path) -> str:
     """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (configs / "train.yaml").read_text(), re.MULTILINE)
-    lines = ["python train.py [option=value ...]", "  -m sweeps over values with commas; -c job shows the config"]
+    lines = [
+        f"{'depthlab' if installed() else 'python train.py'} [option=value ...]",
+        "  -m sweeps over values with commas; -c job shows the config",
+    ]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
     for group in (*GROUPS, "recipe/schedule", "recipe/optimizer"):
@@ -202,6 +211,16 @@ def help_text(configs: Path) -> str:
             elif given := ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text)):
                 lines.append(f"{'':24}{given.replace('/', '.')}")
     return "\n".join(lines).replace("$", "$$")
+
+
+def installed() -> bool:
+    """Whether the command is `depthlab`, not `python train.py`."""
+    return Path(sys.argv[0]).stem == "depthlab"
+
+
+def typed_again() -> str:
+    """The command as it was typed."""
+    return shlex.join(["depthlab", *sys.argv[1:]] if installed() else ["python", *sys.argv])
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -229,7 +248,9 @@ def again(words: list[str]) -> list[str]:
         groups |= {"probe": f"[{','.join(values['probe'])}]"}
         words_of = {key: f"{key}={option}" for key, option in groups.items()}
         words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+    except OSError as error:
+        raise Mistake(f"config={file}: {(error.strerror or str(error)).lower()}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
     typed = {word.lstrip("+").partition("=")[0] for word in words}
     composed = [word for key, word in words_of.items() if not {key, re.split("[./]", key)[0]} & typed]

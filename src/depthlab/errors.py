@@ -28,6 +28,11 @@ def one_of(option: str, given: object, allowed: Iterable[object]) -> Mistake:
 
 def wrong_value(option: str, text: str) -> Mistake:
     """The mistake behind OmegaConf's text on a value of a wrong type: `depth=abc: could not be converted to ...`."""
+    if re.search("Incompatible value 'None'|is not Optional", text):
+        return Mistake(f"{option}=null: a value is needed")
+    if "is not a subclass of" in text:
+        return Mistake(f"{option}: is set key by key, as in {option}.KEY=VALUE")
+    text = re.sub("^\\w+ raised while resolving interpolation: ", "", text)
     value = re.match(r"(?:Invalid value|Value) '(.*?)'(?: of type '\w+')?,? (.*)", text)
     return Mistake(f"{option}={value[1]}: {value[2]}" if value else f"{option}: {text}")
 
@@ -101,11 +106,15 @@ def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Calla
         return str(one_of(word[1], word[2], [option.partition("=")[2] for option in owners("probe.every")]))
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return "an option of a group is chosen by its name, as in skip=none"
-    if "Ambiguous value for argument" in str(error):
+    if re.search("Ambiguous value for argument|requires --multirun", str(error)):
         return "values with commas are a sweep: add -m"
+    if word := re.search(r"item is already at '(.*?)'", str(error)):
+        return f"{word[1]}: is there already; leave the + out"
+    if word := re.search(r"Could not override '(.*?@.*?)'", str(error)):
+        return f"{word[1]}: no such option; {hint(word[1], keys())}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form option=value"
-    cause = error.__cause__
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         key, text = cause.full_key, str(cause).split("\n", 1)[0]
         parent = key.rpartition(".")[0]
@@ -115,8 +124,10 @@ def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Calla
         if siblings:
             meant = f"did you mean {ALIASES[key]}?" if key in ALIASES else hint(key, siblings)
             return f"{key}: no such option; {meant}"
+        if parent == "probe":
+            return f"{key}: choose it, as in probe=[{key.rpartition('.')[2]}]"
         having = owners(key)
         return f"{key}: the chosen {parent} has no such option" + (f"; {', '.join(having)} has it" if having else "")
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return re.sub(r"\s+", " ", str(error))
+        return re.sub(r"\s+", " ", str(error).split("full_key:")[0])
     return None

@@ -4,9 +4,8 @@ import logging
 import math
 import os
 import shlex
-import sys
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -20,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from depthlab.config import Config, experiment_rows, identity
+from depthlab.config import CONFIGS, Config, experiment_rows, identity, installed, owners, typed_again
 from depthlab.errors import Mistake
 from depthlab.workers import Job, handing_on, one_line
 
@@ -63,12 +62,15 @@ class DepthlabSweeper(BasicSweeper):
             raise RuntimeError("setup() comes before sweep()")
         if torchruns().world > 1:
             raise Mistake("torchrun: a sweep starts its processes itself: python train.py, with devices=N")
+        if not isinstance(self.params or {}, Mapping):
+            raise Mistake(f"hydra.sweeper.params={self.params}: options by name, or null")
         log_to_console()
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         rows = experiment_rows(self.config.experiment, self.config.hydra.runtime.choices.data)
         sweeps = [parser.parse_overrides([*row, *self._parse_config(), *arguments]) for row in rows]
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
+        grid = _fitting(grid, self.config.hydra.runtime.choices, experiment=bool(self.config.experiment))
         composed = [loader.load_sweep_config(self.config, job) for job in grid]
         plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
         if any(planned.config["data"].get("root", "") is None for planned in plans):
@@ -93,8 +95,9 @@ class DepthlabSweeper(BasicSweeper):
         _tell([planned for planned, _ in jobs.values()], failed)
         if ended:
             log.error(f"{self.by} gave up; the same command continues: {ended}")
-        log.info("tensorboard --logdir %s", self.config.output_dir)
-        log.info("python scripts/report.py %s", shlex.quote(str(plans[0].run.path.parent)))
+        log.info("tensorboard --logdir %s", shlex.quote(self.config.output_dir))
+        report = "depthlab-report" if installed() else "python scripts/report.py"
+        log.info("%s %s", report, shlex.quote(str(plans[0].run.path.parent)))
         if failed or ended:
             raise SystemExit(1)
         return [list(returns.values())]
@@ -122,7 +125,7 @@ class DepthlabSweeper(BasicSweeper):
                 except Exception as error:
                     ended = one_line(error)
         if came:
-            log.info(f"stopped; to continue: {shlex.join(['python', *sys.argv])}")
+            log.info(f"stopped; to continue: {typed_again()}")
             raise SystemExit(128 + came[0])
         return returns, ended
 
@@ -141,6 +144,30 @@ def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, in
             images = (cfg.recipe.iterations or 0) * cfg.recipe.batch if cfg.epochs is None else cfg.epochs * EPOCH
             ranks[key] = multiply_adds(planned, (3, 32, 32), 10) * images, place
     return lambda pair: ranks[row(pair[0])]
+
+
+def _fitting(grid: list[list[str]], choices: Mapping[str, str], *, experiment: bool) -> list[list[str]]:
+    """The runs, each an own list of words; in an experiment a typed key goes to those of its options that have it.
+    Raises Mistake on a key that one of the swept options does not have, or none of an experiment's.
+    """
+    fitting, used, refused = [], set(), {}
+    for job in grid:
+        chosen = {**choices, **dict(word.split("=", 1) for word in job if not word.startswith("+"))}
+        mine = []
+        for word in job:
+            key = word.removeprefix("++").partition("=")[0]
+            group, having = "/".join(key.split(".")[:-1]), owners(CONFIGS, key)
+            if word.startswith("++") and having and f"{group}={chosen[group]}" not in having:
+                others = f"{', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
+                refused[key] = Mistake(f"{key}: {group}={chosen[group]} has no such option; {others}")
+            else:
+                used.add(key)
+                mine.append(word)
+        fitting.append(mine)
+    for key, mistake in refused.items():
+        if not experiment or key not in used:
+            raise mistake
+    return fitting
 
 
 def _tell(plans: "list[Plan]", failed: Collection[Path] = ()) -> None:

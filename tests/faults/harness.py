@@ -484,7 +484,7 @@ def sweep_killed(runs: int, kills: int) -> Callable[[Lab, random.Random], str]:
             text=True,
         )
         assert (report.returncode, report.stderr) == (0, ""), report
-        assert re.search(rf"the run +{runs} ", report.stdout), report.stdout
+        assert re.search(rf"depth=\d+ skip=\w+ norm=\w+ +{runs} ", report.stdout), report.stdout
         assert "unfinished" not in report.stdout
         print(f"  a sweep of {runs} runs: {kills} kills, {starts} starts", file=sys.stderr)
         return IDENTICAL

@@ -161,6 +161,6 @@ def _keys(facts: list[dict[str, Any]]) -> list[str]:
 
 
 def _label(facts: dict[str, Any], told: list[str]) -> str:
-    shown = [key for key in told if facts.get(key) is not None]
+    shown = [key for key in told or ("depth", "skip", "norm") if facts.get(key) is not None]  # one alone: its name
     values = {key: f"{facts[key]:g}" if isinstance(facts[key], float) else facts[key] for key in shown}
-    return " ".join(f"{key}={value}" for key, value in values.items()) or "the run"
+    return " ".join(f"{key}={value}" for key, value in values.items())

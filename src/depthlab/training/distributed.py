@@ -21,6 +21,9 @@ from depthlab.workers import one_line
 
 T = TypeVar("T")
 
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""What torchrun tells each process in its environment."""
+
 PATIENCE = timedelta(days=7)
 """How long the others wait for what the first alone does: probes, files."""
 
@@ -120,11 +123,10 @@ def _synchronise(net: nn.Module, processes: int) -> None:
 
 
 def torchruns() -> Ranks:
-    """The place that torchrun has given to this process; alone without torchrun."""
-    rank, world, local, here = (
-        int(os.environ.get(key, default))
-        for key, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
-    )
+    """The place that torchrun has given to this process; alone without torchrun, which sets all that is asked for."""
+    if not all(os.environ.get(key, "").isdecimal() for key in PLACE) or "MASTER_ADDR" not in os.environ:
+        return ALONE
+    rank, world, local, here = (int(os.environ[key]) for key in PLACE)
     return Ranks(rank, world, local, here, local) if world > 1 else ALONE
 
 

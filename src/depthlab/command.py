@@ -1,0 +1,73 @@
+"""The command, `python train.py` in a clone and `depthlab` where it is installed."""
+
+import os
+import re
+import signal
+import sys
+import warnings
+from contextlib import nullcontext
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from depthlab import config
+from depthlab.compose import owners
+from depthlab.errors import Mistake, told_in_one_line
+from depthlab.words import readable
+
+if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
+
+
+def task(cfg: DictConfig) -> None:
+    """One run; in a sweep an error belongs to its run alone."""
+    from depthlab import app  # torch only now: --help and completion need none
+
+    sweep, choices = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().runtime.choices
+    with nullcontext() if sweep else told_in_one_line(config.keys, owners):
+        if not sweep and (launcher := choices["hydra/launcher"]) != "basic":
+            raise Mistake(f"hydra/launcher={launcher}: starts the runs of a sweep; add -m")
+        app.run(cfg, choices, brief=sweep)
+
+
+main = hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="train")(task)
+
+
+def check_flags() -> None:
+    """Raises Mistake, a line where argparse takes eight, at a flag that Hydra does not have or in a torn command."""
+
+    def refuse(message: str) -> NoReturn:
+        raise Mistake(message)
+
+    parser = get_args_parser()
+    parser.error = refuse
+    flags, rest = parser.parse_known_args()
+    if flags.resolve and not (flags.cfg or flags.help):
+        raise Mistake("--resolve: goes with -c job, which shows the config")
+    if flags.shell_completion and not any(
+        re.fullmatch("(un)?(install|query)=(bash|zsh|fish)", word) for word in flags.overrides
+    ):
+        raise Mistake(
+            '-sc: goes with install=bash, uninstall=bash or query=bash, as in eval "$(... -sc install=bash)"'
+        )
+    if flags.config_name or flags.config_path:
+        raise Mistake("-cn, -cp: the configs are depthlab's; --config-dir FOLDER adds yours to them")
+    for word in rest:
+        if word.startswith("-"):
+            raise Mistake(f"{word}: no such flag; options are typed without dashes, as in depth=20 (--help: all)")
+        raise Mistake(f"{word}: type all options together, with -m before or behind them")
+
+
+def cli() -> None:
+    """The command: a person's mistake is told in one line, exit code 2."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
+    with told_in_one_line(config.keys, owners):
+        sys.argv[1:] = readable(sys.argv[1:])
+        check_flags()
+        main()

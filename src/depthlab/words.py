@@ -1,0 +1,91 @@
+"""What a person types, as Hydra's grammar takes it: paths of any kind, whole numbers, a sweep's options."""
+
+import os
+import re
+from dataclasses import fields
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Sweep
+from hydra.errors import HydraException
+
+from depthlab.config import GROUPS, Config, again
+from depthlab.errors import Mistake
+from depthlab.training.recipe import Recipe, Warmup
+
+PATHS = ("output_dir", "folder", "data.root", "data.source", "weights")
+KNOWN = {*GROUPS, "recipe/schedule", "recipe/optimizer", *(field.name for field in fields(Config))}
+QUOTE = re.compile(r'\\*(?:"|$)')
+WHOLE = {
+    prefix + field.name
+    for prefix, kind in (("", Config), ("recipe.", Recipe), ("recipe.warmup.", Warmup))
+    for field in fields(kind)
+    if field.type in (int, int | None)
+}
+"""Options that are whole numbers."""
+NUMBER = re.compile(r"(?<![\w.+-])[+-]?\d+(?:\.\d*(?:[eE]\+?\d+)?|[eE]\+?\d+)(?![\w.])")
+
+
+def readable(words: list[str]) -> list[str]:
+    """The words of a command, made such that Hydra reads them as they are meant. Raises Mistake where it cannot."""
+    words = again(words)
+    sweep = any(word in ("-m", "--multirun") or re.match(r"experiment=(?!null$)", word) for word in words)
+    return [word if word.startswith("-") else _readable(word, sweep) for word in words]
+
+
+def _readable(word: str, sweep: bool) -> str:
+    if word.startswith("~"):
+        raise Mistake(f"{word}: nothing is taken away; give another value, as in skip=none or epochs=null")
+    key, given, value = word.partition("=")
+    if not given:
+        return word
+    if key.startswith("+") and key.lstrip("+") in KNOWN:
+        return _readable(word.lstrip("+"), sweep)
+    if key in PATHS:
+        quote = value[:1] if value[:1] in ("'", '"') and value[1:].endswith(value[:1]) else ""
+        bare = os.path.expanduser(value[1:-1] if quote else value)
+        word = f"{key}={quote}{bare}{quote}"
+        if _parsed(word) is None:
+            word = f'{key}="{re.sub(QUOTE, _escaped, bare)}"'
+    elif key in WHOLE:
+        word = f"{key}={NUMBER.sub(_whole, value)}"
+    _check(key, word)
+    if sweep and re.match(rf"({'|'.join(GROUPS)})\.", key):
+        return f"++{word}"  # whether it is there is known only when the group's option is
+    return word
+
+
+def _check(key: str, word: str) -> None:
+    """Raises Mistake on what Hydra would refuse in its own words."""
+    parsed = _parsed(word)
+    if parsed is None:
+        quoted = f"; other signs than letters and digits are quoted twice, as in '{key}=\"...\"'"
+        plain = re.fullmatch(r"[\w./+]+", key) is not None
+        raise Mistake(f"{word}: not of the form option=value{quoted * plain}")
+    meant = parsed.value()
+    values = meant.list if isinstance(meant, ChoiceSweep) else [meant]
+    if any(isinstance(value, Sweep) for value in values if value is not meant):
+        raise Mistake(f"{word}: a sweep inside a sweep; separate all values by commas alone")
+    if isinstance(meant, IntervalSweep):
+        raise Mistake(f"{word}: an interval is no list of values; separate them by commas")
+    names = [name for value in values for name in (value if isinstance(value, list) and key == "probe" else [value])]
+    if key in GROUPS and any(isinstance(name, list | dict) for name in names):
+        how = "probe=[A,B]" if key == "probe" else f"{key}=A; several: -m {key}=A,B"
+        raise Mistake(f"{word}: an option of a group is chosen by its name, as in {how}")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """In quotes, backslashes count only in front of a quote."""
+    signs = found[0].rstrip('"')
+    return signs * 2 + ('\\"' if found[0].endswith('"') else "")
+
+
+def _whole(found: re.Match[str]) -> str:
+    number = float(found[0])
+    return f"{number:.0f}" if number.is_integer() and abs(number) < 2**63 else found[0]
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_overrides([word])[0]
+    except HydraException:
+        return None
