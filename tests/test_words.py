@@ -1,0 +1,121 @@
+"""What strangers type: understood where it has one meaning, else refused in one line of plain words."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from depthlab.errors import Mistake
+from depthlab.words import readable
+
+SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=1", "seed=0")
+HYDRAS = ("full_key", "object_type", "struct", "ConfigAttribute", "Traceback", "hydra.errors", "MissingConfig")
+
+
+def runs(folder="outputs"):
+    return [yaml.safe_load(path.read_text()) for path in sorted(Path(folder).rglob("config.yaml"))]
+
+
+def test_a_key_belongs_to_the_swept_options(command):
+    assert command("-m", "skip=scaled,scaled_both", "skip.scale=0.3", *SHORT).code == 0
+    assert [run["skip"]["scale"] for run in runs()] == [0.3, 0.3]
+
+
+def test_a_key_that_some_of_the_swept_options_do_not_have_is_refused(command):
+    outcome = command("-m", "norm=batch,group", "norm.groups=2", *SHORT)
+    assert outcome.code == 2
+    assert outcome.err == "error: norm.groups: norm=batch has no such option; norm=group has it\n"
+    assert runs() == []
+
+
+@pytest.mark.parametrize(("name", "key", "value"), [("lambda", "scale", 0.6), ("shortcut_types", "bias", -4.0)])
+def test_in_an_experiment_a_key_goes_to_the_options_that_have_it(command, name, key, value):
+    assert command(f"experiment={name}", f"skip.{key}={value}", *SHORT).code == 0
+    assert {run["skip"][key] for run in runs() if key in run["skip"]} == {value}
+
+
+@pytest.mark.parametrize("key", ["output_dir", "data.root", "data.source", "weights"])
+def test_a_home_folder_is_meant(key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for typed in (f"{key}=~/there", f"{key}='~/there'"):
+        assert "/home/me/there" in readable([typed])[0]
+
+
+@pytest.mark.parametrize("folder", ["a=b", "runs (new)", "my runs", "it's", "$HOME", "ä ö"])
+def test_a_folder_of_any_name_and_commands_that_can_be_copied(command, folder):
+    outcome = command(*SHORT, f"output_dir={folder}")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len(runs(folder)) == 1
+    (said,) = (line for line in outcome.out.splitlines() if line.startswith("tensorboard --logdir "))
+    assert shlex.split(said) == ["tensorboard", "--logdir", folder]
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"RANK": "0"}, {"WORLD_SIZE": "two", "RANK": "0"}])
+def test_what_a_launcher_left_in_the_environment_is_not_a_launcher(command, monkeypatch, environment):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert command(*SHORT).code == 0
+
+
+@pytest.mark.parametrize("flags", [("--resolve",), ("-sc",), ("-cn", "other"), ("-cp", "there")])
+def test_a_flag_that_says_nothing_alone(command, flags):
+    outcome = command(*flags)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert flags[0] in outcome.err.split(": ")[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("recipe.iterations=64e3", "recipe.iterations=64000"),
+        ("recipe.iterations=1e3", "recipe.iterations=1000"),
+        ("depth=20.0", "depth=20"),
+        ("depth=20.0,56", "depth=20,56"),
+        ("recipe.rate=1e3", "recipe.rate=1e3"),
+        ("depth=20.5", "depth=20.5"),
+    ],
+)
+def test_a_whole_number_is_meant(typed, meant):
+    assert readable([typed]) == [meant]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "skip=[none,identity]"], "an option of a group is chosen by its name"),
+        (["~skip"], "nothing is taken away"),
+        (["-m", "recipe.rate=0.1,choice(0.2,0.3)"], "a sweep inside a sweep"),
+        (["depth=interval(1,2)"], "an interval is no list of values"),
+        (["config=outputs/*/config.yaml"], "no such file"),
+        (["depth"], "depth: not of the form option=value"),
+        (["+skip.scale"], "not of the form option=value"),
+        (["skip=null"], "skip"),
+        (["depth=null"], "depth=null: a value is needed"),
+        (["recipe=5"], "an option of a group is chosen by its name"),
+        (["data.root.x=1"], "data.root"),
+        (["recipe.schedule=step"], "recipe"),
+        (["+probe.nothing.every=1"], "probe"),
+        (["norm@there=batch"], "norm@there"),
+        (["-m", "hydra.sweeper.params=5", "seed=0,1"], "hydra.sweeper.params=5"),
+    ],
+)
+def test_hydras_inner_words_do_not_reach_a_person(command, words, said):
+    outcome = command(*words, *[word for word in SHORT if word.partition("=")[0] not in words[0]])
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert said in outcome.err
+    assert not any(word in outcome.err for word in HYDRAS)
+    assert runs() == []
+
+
+def test_a_row_alone_has_a_name(command):
+    said = command("-m", "data=digits", "depth=8", "width=4", "recipe.iterations=1", "seed=0,1").out
+    assert "  depth=8 skip=identity norm=batch  2 finished" in said
+
+
+def test_nothing_else_is_changed():
+    words = ["-m", "depth=8,20", "skip=none", "recipe/schedule=cosine", "probe=[activations,gradients]", "++seed=3"]
+    assert readable(words) == [*words[:-1], "seed=3"]
+    with pytest.raises(Mistake, match="not of the form option=value"):
+        readable(["depth=(8"])
+    assert readable(["output_dir=plain/there"]) == ["output_dir=plain/there"]
