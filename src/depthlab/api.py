@@ -22,6 +22,7 @@ from depthlab.compose import Composed, compose, mistakes
 from depthlab.config import CONFIGS
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
+from depthlab.network import weights
 from depthlab.network.resnet import Network
 from depthlab.plan import HOUSE, Plan, plan
 from depthlab.probes.inside import untouched
@@ -56,12 +57,17 @@ class Loaded:
 
 @mistakes()
 def network(words: Words) -> Network:
-    """The network that the command would train, weights filled from the seed, in training mode, on the CPU.
+    """The network that the command would train, weights filled from the seed, or from `weights=FILE`, in training
+    mode, on the CPU.
 
     Only the sets that tell neither size nor classes by themselves (imagenet, own images) are looked at for it.
     """
     with _untouched():
-        return _network(_planned(words))
+        planned = _planned(words)
+        net = _network(planned)
+    if file := planned.config["weights"]:
+        weights.fit(weights.read(**file), net, file["file"]).fill(net)
+    return net
 
 
 @mistakes()
