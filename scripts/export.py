@@ -1,7 +1,7 @@
-"""A run's network for other programs: `python scripts/export.py outputs/digits/RUN --to safetensors|torchvision|onnx`.
+"""A run's network for other programs: `python scripts/export.py outputs/digits/RUN --to onnx`.
 
-safetensors: its tensors by depthlab's names, for `weights=FILE`. torchvision: a state dict for torchvision's resnet of
-that depth, where the run is one. onnx: the whole network in evaluation mode, for any number of images.
+safetensors: its tensors by depthlab's names, for `weights=FILE`. torchvision: a state dict for torchvision's resnet
+of that depth, where the run is one. onnx: the whole network in evaluation mode, for any number of images.
 """
 
 import argparse
@@ -66,6 +66,7 @@ def to_onnx(run: "depthlab.Loaded", out: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    assert made is not None
     with replacing(out) as file:
         file.write(made.model_proto.SerializeToString())
 

@@ -29,10 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def presets(group: str) -> dict[str, dict]:
     """The YAML files of a group by name, interpolations resolved as in a run of 1,000 iterations."""
-    run = OmegaConf.create({"recipe": {"iterations": 1000}})
+    run = OmegaConf.create({"recipe": {"iterations": 1000}, "precision": "fp32"})
     files = sorted((ROOT / "configs" / group).glob("*.yaml"))
     merged = {f.stem: OmegaConf.to_container(OmegaConf.merge(run, OmegaConf.load(f)), resolve=True) for f in files}
-    return {name: {k: v for k, v in node.items() if k != "recipe"} for name, node in merged.items()}
+    return {name: {k: v for k, v in node.items() if k not in run} for name, node in merged.items()}
 
 
 @cache

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,13 @@ def test_a_run_returns_its_summary_and_is_not_repeated(capsys):
 def test_ctrl_c_saves_and_the_same_call_goes_on(capsys):
     words = "data=digits depth=8 width=4 epochs=200"
     argv = [*sys.argv]
-    timer = threading.Timer(1.5, os.kill, [os.getpid(), signal.SIGINT])
-    timer.start()
+
+    def interrupt():
+        while not [path for path in Path().glob("outputs/*/*/metrics.jsonl") if path.read_text()]:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt, match="stopped and saved; the same call goes on"):
         depthlab.run(words)
     assert "to continue: the same call\n" in capsys.readouterr().out

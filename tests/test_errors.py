@@ -111,7 +111,7 @@ def test_where_nothing_is_wrong_nothing_is_told(capsys):
 
 
 ALL = ", ".join(key for key in config.keys() if "." not in key)  # noqa: SIM118
-RECIPE = "batch, iterations, rate, momentum, nesterov, decay, decay_on, schedule_on, warmup, schedule"
+RECIPE = "batch, iterations, rate, momentum, nesterov, decay, decay_on, schedule_on, warmup, schedule, optimizer"
 RECIPES = ", ".join(f"recipe.{key}" for key in RECIPE.split(", "))
 WARMUPS = ", ".join(f"recipe.warmup.{key}" for key in ("rate", "until_error", "share", "from_depth"))
 UNITS = "bn_after_addition, norm_after_activation, original, preact, relu_before_addition, relu_only_preact"
@@ -122,7 +122,7 @@ TYPED = {
     "qqq=20": f"qqq: no such option; (allowed: {ALL})",
     "depth=abc": "depth=abc: could not be converted to Integer",
     "depth=20.5": "depth=20.5: could not be converted to Integer",
-    "seed=null": "seed: field 'seed' is not Optional",
+    "seed=null": "seed=null: a value is needed",
     "epochs=long": "epochs=long: could not be converted to Float",
     "block=basc": "block=basc: expected one of [basic, bottleneck, single]",
     "rerun=maybe": "rerun=maybe: is not a valid bool (type str)",
@@ -136,9 +136,8 @@ TYPED = {
     "(allowed: constant, cosine, exponential, one_cycle, step)",
     "depth": "depth: not of the form option=value",
     "~qqq": "Could not delete from config. 'qqq' does not exist.",
-    "width=${qqq}": "Interpolation key 'qqq' not found full_key: width object_type=Config",
-    "+depth=3": "Could not append to config. An item is already at 'depth'. Either remove + prefix: 'depth=3' "
-    "Or add a second + to add or override 'depth': '++depth=3' ",
+    "width=${qqq}": "width: Interpolation key 'qqq' not found",
+    "+depth=3": "depth: is there already; leave the + out",
 }
 
 

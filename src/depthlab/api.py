@@ -200,14 +200,20 @@ def _network(planned: Plan) -> Network:
 
 @contextmanager
 def _untouched() -> Iterator[None]:
-    """Inside, depthlab sets torch's random streams, threads and treatment of subnormal numbers as it likes."""
-    threads = torch.get_num_threads()
+    """Inside, depthlab sets torch's random streams, threads, treatment of subnormal numbers and precision on GPUs as
+    it likes; torch.export, for one, refuses a precision that is not the usual one.
+    """
+    threads, backends = torch.get_num_threads(), [torch.backends.cuda.matmul]
+    backends.append(torch.backends.cudnn.conv)  # pyrefly: ignore[missing-attribute]
+    precisions = [backend.fp32_precision for backend in backends]
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
         torch.set_num_threads(threads)
+        for backend, precision in zip(backends, precisions, strict=True):
+            backend.fp32_precision = precision
         torch.set_flush_denormal(False)
 
 

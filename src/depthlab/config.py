@@ -113,7 +113,7 @@ def bind(module: ModuleType, node: Any, group: str) -> partial[Any]:
 
 
 def _public(module: ModuleType, name: str, option: Any) -> bool:
-    inside = getattr(option, "__module__", "").startswith(module.__name__)
+    inside = (getattr(option, "__module__", None) or "").startswith(module.__name__)  # torch.compile adds some
     return inside and name in getattr(module, "__all__", [name]) and name[0].islower()
 
 

@@ -62,7 +62,7 @@ def test_a_download_cut_in_the_middle(server, parts, tmp_path, program, length):
         download(command, folder, title="a test", total=1000, patient=patient)
         return folder
 
-    kind = replace(CIFAR10, sha256=cifar.digests(parts), sources={"here": source})
+    kind = replace(CIFAR10, sha256=cifar.digests(parts), images=(20, 4), sources={"here": source})
     load = partial(cifar.load, kind, str(tmp_path / "data"), "auto", 32)
     server.length = length
     for server.share in (0.0, 0.3, 0.99):

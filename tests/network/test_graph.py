@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from depthlab.config import bind
 from depthlab.network import activation, norm, skip, unit
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import resnet
@@ -76,6 +77,7 @@ def test_all_units_are_compiled_in_training_and_evaluation_and_their_results_sta
     seen = [net.eval()(x), net.train()(x)]
     torch.testing.assert_close(seen, usual[::-1])
     assert [*net.state_dict()] == names
+    assert bind(unit, "original", "unit")  # what torch.compile leaves in a module is no option
     assert any(not torch.equal(net.state_dict()[name], value) for name, value in before.items())
     assert (
         counter.frame_count == 10

@@ -239,6 +239,6 @@ def test_kfac_looks_every_so_many_steps_and_only_in_training():
 def test_weights_that_are_made_from_others_take_sgds_steps():
     from depthlab.network.weight import plain, standardised
 
-    net = nn.Sequential(standardised(2, 4, 3, 1, False, gain=1.0, eps=1e-4), plain(4, 2, 1, 2, False))
+    net = nn.Sequential(standardised(2, 4, (3, 3), 1, False, gain=1.0, eps=1e-4), plain(4, 2, (1, 1), 2, False))
     made = make("kfac", net)
     assert [layer in made.layers for layer in net] == [False, True]
