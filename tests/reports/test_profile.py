@@ -182,3 +182,17 @@ def test_a_course_runs_forward_whatever_seed_looked_more_often(tmp_path):
     run(tmp_path / "inside", 20, seed=1, probes={"inside": [{"factor": 1.0}] * 3})
     (ax,) = drawn({"y": "inside.factor", "title": "factor"}, made(tmp_path / "inside")).axes
     assert list(ax.lines[0].get_xdata()) == [100, 200, 300]
+
+
+def test_numbers_over_depth_with_the_depth_that_is_predicted(tmp_path):
+    for depth in (20, 40, 60):
+        for seed in range(2):
+            look = {"cosine": 1 - depth / 80, "bits": depth / 4 + 0.2 * seed}
+            run(tmp_path, depth=depth, seed=seed, probes={"p": [{}, {}, look]})
+    found, _, _ = load(tmp_path)
+    lines = {"TF32": {"y": "p.cosine", "predicted": ["p.bits", 10.1]}, "other": {"y": "p.cosine"}}
+    (ax,) = drawn({"title": "t", "y": "p.cosine", "lines": lines}, rows(found)).axes
+    plotted = {line.get_label(): line for line in ax.lines}
+    assert [*plotted["TF32"].get_ydata()] == [0.75, 0.5, 0.25]
+    assert [*plotted["TF32: predicted"].get_xdata()] == pytest.approx([40, 40])
+    assert "other: predicted" not in plotted

@@ -130,3 +130,54 @@ def test_the_best_of_a_grid_is_the_row_of_the_least_mean():
     assert select(grid, {"best": "train_error", "rate": 7}) is None
     claim = {"claim": "c", "higher": {"rate": 0.1}, "lower": {"best": "train_error"}}
     assert judge({"claims": [claim]}, grid)[0].word == "reproduced"
+
+
+def kind(depths, cosines, **facts):
+    """Rows of several depths; `cosines`: of each seed, one a depth. The bits needed are a quarter of the depth."""
+    made = []
+    for i, depth in enumerate(depths):
+        results = []
+        for seed, values in enumerate(cosines):
+            looks = {"p": [{"step": 0, "cosine": values[i], "bits": depth / 4}]}
+            summary = {"choices": {}, "seed": seed, "final": {}, "status": "finished", "iterations": 0}
+            results.append(Result(Path("run"), {"seed": seed, "depth": depth} | facts, summary, [{"step": 0}], looks))
+        made.append(Row(f"depth={depth} {facts}", {"depth": depth} | facts, results))
+    return made
+
+
+SEEDS = [(1.0, 0.9, 0.1), (1.0, 0.8, 0.2), (1.0, 0.7, 0.3), (1.0, 0.6, 0.4)]
+
+
+def crossing(claim, rows):
+    (verdict,) = judge({"claims": [{"claim": "it crosses", "metric": "p.cosine", "crosses": 0.5} | claim]}, rows)
+    return verdict
+
+
+def test_a_depth_at_which_a_number_crosses_a_level_is_judged_like_any_number():
+    rows = kind((20, 40, 60), SEEDS, norm="batch") + kind((20, 40, 60), [(1.0, 1.0, 0.9)] * 4, norm="none")
+    found = crossing({"of": {"norm": "batch"}, "equals": 50, "within": 1}, rows)
+    assert (found.word, found.because) == ("reproduced", "p.cosine 50 ± 0 against 50 (to within 1), 4 seeds")
+    assert crossing({"of": {"norm": "none"}, "least": 60}, rows).word == "reproduced"  # beyond the deepest
+    assert crossing({"higher": {"norm": "none"}, "lower": {"norm": "batch"}}, rows).word == "reproduced"
+
+
+def test_a_predicted_depth():
+    rows = kind((20, 40, 60), SEEDS)
+    bits = {"metric": "p.bits", "crosses": 12.0}  # at 48 layers
+    found = crossing({"of": {}, "predicted": bits, "within": 3}, rows)
+    assert (found.word, found.because.partition(" (")[0]) == (
+        "reproduced",
+        "50 ± 0 layers measured, 48 ± 0 predicted",
+    )
+    assert crossing({"of": {}, "predicted": bits, "within": 1}, rows).word == "contradicted"
+    assert crossing({"of": {"norm": "layer"}, "predicted": bits, "within": 1}, rows).word == "not run"
+    assert crossing({"of": {}, "predicted": bits | {"metric": "p.no"}, "within": 1}, rows).word == "not run"
+
+
+def test_pairs_of_the_same_seeds_are_compared_with_each_other():
+    high, low = [11.0, 21.0, 31.0, 41.0, 51.0], [10.0, 20.0, 30.0, 40.0, 50.0]
+    rows = [row(high, depth=56), row(low, depth=20)]
+    claim = {"claim": "worse", "metric": "train_error", "higher": {"depth": 56}, "lower": {"depth": 20}}
+    (alone,), (pairs,) = (judge({"claims": [claim | {"paired": paired}]}, rows) for paired in (False, True))
+    assert (alone.word, pairs.word) == ("undecided", "reproduced")
+    assert "p = 0.0312, 5 pairs" in pairs.because  # 1 / 2^5

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,45 @@ class Row:
         """The row of its runs that are finished, or of those that are not; None where there are none."""
         results = [result for result in self.results if result.unfinished != finished]
         return replace(self, results=results) if results else None
+
+
+@dataclass(frozen=True)
+class Crossing(Result):
+    """The runs of a seed that differ in their depth, as one result: a metric's value is the depth at which it crosses
+    a level.
+    """
+
+    by_depth: list[Result] = field(default_factory=list)
+    level: float = 0.0
+
+    def value(self, metric: str) -> float:
+        """The depth, between the two where it first leaves the side on which it begins, on a straight line; the
+        deepest where it does not: the crossing lies beyond. nan if it was not measured everywhere.
+        """
+        points = [(result.config["depth"], result.value(metric) - self.level) for result in self.by_depth]
+        for (shallow, before), (deep, after) in pairwise(points):
+            if before * after < 0:
+                return shallow + (deep - shallow) * before / (before - after)
+        return math.nan if any(math.isnan(value) for _, value in points) else points[-1][0]
+
+
+def crossings(rows: list[Row], level: float) -> list[Row]:
+    """Rows that differ in their depth as one, whose values are the depths at which a metric crosses a level."""
+    kinds: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        kinds[repr(sorted((k, repr(v)) for k, v in row.facts.items() if k not in ("depth", "seed")))].append(row)
+    made = []
+    for kind in kinds.values():
+        by_seed: defaultdict[int, list[Result]] = defaultdict(list)
+        for row in sorted(kind, key=lambda row: row.facts["depth"]):
+            for result in row.results:
+                by_seed[result.summary["seed"]].append(result)
+        label = " ".join(word for word in kind[0].label.split(" ") if not word.startswith("depth="))
+        whole = [runs for runs in by_seed.values() if len(runs) == len(kind) > 1]
+        facts = {k: v for k, v in kind[0].facts.items() if k != "depth"}
+        results = [Crossing(r[0].path, r[0].config, r[0].summary, [], {}, r, level) for r in whole]
+        made += [Row(label, facts, list(results))] if results else []
+    return made
 
 
 def load(folder: Path) -> tuple[list[Result], list[Result], list[str]]:

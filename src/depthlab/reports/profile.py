@@ -4,6 +4,7 @@ in weight space (`surface`); theory as a dashed line.
 
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from depthlab.reports.collect import Result, Row
+from depthlab.reports.collect import Result, Row, crossings
 from depthlab.reports.figure import OKABE_ITO, STYLE, add_legend, differ_in_depth, key_of, panels_of, styles_of
 from depthlab.reports.verdict import matches
 
@@ -24,11 +25,14 @@ THEORY: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (
 Spec = dict[str, Any]
 """A figure of an experiment: `y` (probe.key), `title`; maybe `x`, `ylabel`, `log`, `first` (the index of the first
 value), `of` (facts of the rows to show), `theory` (each `of`, and `factor`, `step` or `value`, maybe `at`,
-`backwards`)."""
+`backwards`). Over depth, `lines`: by name each `y`, a number, and maybe `predicted`, a metric and the level whose
+crossing is a vertical line."""
 
 
 def drawn(spec: Spec, rows: list[Row]) -> Figure:
     """The figure of rows that all have such a value, by its kind: a number, a list, or a list of lists."""
+    if "lines" in spec:
+        return over_depth(rows, spec)
     value = next(_last(result, spec)[0] for row in rows for result in row.results if _last(result, spec))
     if not isinstance(value, list):
         return course(rows, spec)
@@ -72,6 +76,42 @@ def course(rows: list[Row], spec: Spec) -> Figure:
             ax.fill_between(steps, *_band(columns), color=colour, alpha=0.18, linewidth=0)
             means = [statistics.fmean(column) for column in columns]
             ax.plot(steps, means, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=row.label)
+    return figure
+
+
+@rc_context(STYLE)
+def over_depth(rows: list[Row], spec: Spec) -> Figure:
+    """Numbers at the end over depth, a panel for each kind of row and a line for each number: the mean over seeds in a
+    band from lowest to highest; dashed: the depth that is predicted, mean over seeds.
+    """
+    panels = {title: inside for title, inside in panels_of(rows).items() if len(inside) > 1}
+    styles, columns = styles_of(list(spec["lines"])), min(len(panels), 3)
+    count = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(6.9 if columns > 1 else 4.6, 0.5 + 1.75 * count), layout="constrained")
+    grid = list(figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for number, (ax, (title, inside)) in enumerate(zip(grid, panels.items(), strict=False)):
+        inside = sorted(inside, key=lambda row: row.facts["depth"])
+        depths = [row.facts["depth"] for row in inside]
+        for name, line in spec["lines"].items():
+            colour, marker = styles[name]
+            values = [[v for v in row.values(line["y"]) if math.isfinite(v)] or [math.nan] for row in inside]
+            ax.fill_between(depths, *_band(values), color=colour, alpha=0.18, linewidth=0)
+            means = [statistics.fmean(column) for column in values]
+            ax.plot(depths, means, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=name)
+            metric, level = line.get("predicted", (None, 0.0))
+            for kind in crossings(inside, level) if metric else []:
+                at = statistics.fmean(kind.values(metric))
+                if at < depths[-1]:
+                    ax.axvline(at, **(THEORY | {"color": colour, "linewidth": 1.1}), label=f"{name}: predicted")
+        ax.set(title=textwrap.fill(title, 36), ylim=(-0.15, 1.05))
+        if number % columns == 0:
+            ax.set_ylabel(spec.get("ylabel", _key(spec).replace("_", " ")))
+        if number + columns >= len(panels):
+            ax.set_xlabel("layers")
+            ax.tick_params(labelbottom=True)
+    for ax in grid[len(panels) :]:
+        ax.set_visible(False)
+    add_legend(figure, styles, 84, [Line2D([], [], label="predicted", **THEORY)])
     return figure
 
 

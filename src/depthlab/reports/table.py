@@ -102,7 +102,8 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
         absent = missing(wanted, whole.get("seeds", []), made)
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
-        metrics = dict.fromkeys(c["metric"] for c in whole.get("claims", []) if "." in c.get("metric", ""))
+        sides = [side for c in whole.get("claims", []) for side in (c, c.get("predicted", {}))]
+        metrics = dict.fromkeys(side["metric"] for side in sides if "." in side.get("metric", ""))
         sheets.append(
             Sheet(
                 data,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from depthlab.reports.collect import Row, spread
+from depthlab.reports.collect import Row, crossings, spread
 
 ALPHA = 0.05
 """An ordering holds if chance alone would give it with at most this probability."""
@@ -24,7 +24,9 @@ class Verdict:
 
 def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
     """Each claim of an experiment: an ordering (`higher`, `lower`), a value (`of`; `equals` and `within`, or
-    `least`, `most`), or a published number (`of`, `within`).
+    `least`, `most`), or a published number (`of`, `within`). `crosses`: the claim is about the depth at which its
+    metric crosses this level, and `predicted`, with a `metric` and a level, is another such depth of the same runs,
+    met in the mean over seeds. `paired`: an ordering of the same seeds.
 
     A published number is judged only where the runs are `published_at`, its data and recipe.
     """
@@ -60,22 +62,31 @@ def told(wanted: dict[str, Any]) -> str:
 
 def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     metric, text = claim.get("metric", "train_error"), claim["claim"]
+    rows = _asked(claim, rows)
     high, low = select(rows, claim["higher"]), select(rows, claim["lower"])
     if high is None or low is None:
         missing = [told(claim[side]) for side, row in (("higher", high), ("lower", low)) if row is None]
         return Verdict(text, "not run", f"no run of {' and of '.join(missing)}")
     a, b = high.values(metric), low.values(metric)
+    if paired := claim.get("paired", False):
+        one, two = ({r.summary["seed"]: r.value(metric) for r in row.results} for row in (high, low))
+        shared = sorted(one.keys() & two.keys())
+        a, b = [one[seed] for seed in shared], [two[seed] for seed in shared]
+        if not shared:
+            return Verdict(text, "not run", "no seed in common")
     if any(map(math.isnan, a + b)):
         return Verdict(text, "not run", f"{metric} was not measured")
     compared = f"{metric} {shown(a, metric)} against {shown(b, metric)}"
-    above, below = chance(a, b), chance(b, a)
+    above, below = chance(a, b, paired=paired), chance(b, a, paired=paired)
     word = "reproduced" if above <= ALPHA else "contradicted" if below <= ALPHA else "undecided"
-    seeds = f"{len(a)} and {len(b)} seeds"
+    seeds = f"{len(a)} pairs" if paired else f"{len(a)} and {len(b)} seeds"
     return Verdict(text, word, f"{compared}; permutation test, p = {min(above, below):.3g}, {seeds}")
 
 
-def chance(higher: list[float], lower: list[float]) -> float:
-    """The probability that a random split of the pooled values has a mean difference at least as large."""
+def chance(higher: list[float], lower: list[float], *, paired: bool = False) -> float:
+    """The probability that a random split of the pooled values has a mean difference at least as large; `paired`:
+    that random signs of the pairs' differences do.
+    """
     from scipy.stats import permutation_test
 
     samples = [[min(value, 1e9) for value in values] for values in (higher, lower)]  # infinity has no difference
@@ -85,7 +96,9 @@ def chance(higher: list[float], lower: list[float]) -> float:
     def difference(a: Any, b: Any) -> float:
         return sum(a) / len(a) - sum(b) / len(b)
 
-    found = permutation_test(samples, difference, alternative="greater", n_resamples=20_000, rng=0, vectorized=False)
+    kind = "samples" if paired else "independent"
+    options: dict[str, Any] = {"permutation_type": kind, "alternative": "greater", "n_resamples": 20_000, "rng": 0}
+    found = permutation_test(samples, difference, vectorized=False, **options)
     return float(found.pvalue)
 
 
@@ -116,6 +129,9 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     `within`), or against bounds (`least`, `most`).
     """
     metric, text, equals = claim["metric"], claim["claim"], claim.get("equals")
+    if "predicted" in claim:
+        return _predicted(claim, rows)
+    rows = _asked(claim, rows)
     wanted = [claim["of"], *([dict(equals)] if isinstance(equals, Mapping) else [])]
     found = [select(rows, facts) for facts in wanted]
     for facts, row in zip(wanted, found, strict=True):
@@ -143,6 +159,23 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         word = "undecided"
     seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
     return Verdict(text, word, f"{metric} {shown(values, metric)} against {against}, {seeds}")
+
+
+def _asked(claim: dict[str, Any], rows: list[Row]) -> list[Row]:
+    return crossings(rows, claim["crosses"]) if "crosses" in claim else rows
+
+
+def _predicted(claim: dict[str, Any], rows: list[Row]) -> Verdict:
+    """The mean over seeds of the difference between a measured depth and the predicted one, within bounds."""
+    sides = [(side["metric"], select(_asked(side, rows), claim["of"])) for side in (claim, claim["predicted"])]
+    values = [[] if row is None else row.values(metric) for metric, row in sides]
+    measured, predicted = values
+    if not measured or any(map(math.isnan, measured + predicted)):
+        return Verdict(claim["claim"], "not run", f"no run of {told(claim['of'])} at all depths")
+    differences = [one - two for one, two in zip(measured, predicted, strict=True)]
+    word = _inside(differences, -claim["within"], claim["within"])
+    depths = f"{shown(measured, '')} layers measured, {shown(predicted, '')} predicted"
+    return Verdict(claim["claim"], word, f"{depths} (to within {claim['within']:g}), {len(measured)} seeds")
 
 
 def shown(values: list[float], metric: str) -> str:
