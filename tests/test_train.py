@@ -279,3 +279,22 @@ def test_the_readme_main_command_works_as_a_process(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "tensorboard --logdir outputs" in done.stdout
+
+
+def test_weights_from_elsewhere_are_evaluated_and_known_by_their_content(command, tmp_path):
+    short = ("data=synthetic", "depth=8", "width=4", "data.images=64", "recipe.batch=32", "device=cpu")
+    assert command(*short, "recipe.iterations=40").code == 0
+    (run,) = Path("outputs/synthetic").iterdir()
+    wanted = json.loads((run / "summary.json").read_text())["final"]["test_error"]
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes((run / "checkpoint.pt").read_bytes())
+    outcome = command(*short, "epochs=0", "seed=3", "weights=a.pt")
+    assert "  weights  a.pt, by depthlab's names\n" in outcome.out
+    assert f"not trained (epochs=0), test error {wanted:.2f} %" in outcome.out
+    assert "done before" in command(*short, "epochs=0", "seed=3", "weights=b.pt").out
+    (started,) = Path("outputs/synthetic").glob("*-s3-*")
+    (tmp_path / "a.pt").unlink()
+    assert "done before" in command(f"config={started}/config.yaml").out
+    outcome = command(*short[:1], "depth=14", *short[2:], "weights=b.pt", "epochs=0")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "b.pt: depthlab's names of depth=8 width=4, does not fit this network: it lacks stages.0.1" in outcome.err

@@ -21,6 +21,7 @@ from depthlab import app, config, probes
 from depthlab.compose import CONFIGS, Composed, compose, mistakes
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
+from depthlab.network import weights
 from depthlab.network.resnet import Network
 from depthlab.plan import HOUSE, Plan, plan
 from depthlab.probes.inside import untouched
@@ -55,12 +56,17 @@ class Loaded:
 
 @mistakes()
 def network(words: Words) -> Network:
-    """The network that the command would train, weights filled from the seed, in training mode, on the CPU.
+    """The network that the command would train, weights filled from the seed, or from `weights=FILE`, in training
+    mode, on the CPU.
 
     Only the sets that tell neither size nor classes by themselves (imagenet, own images) are looked at for it.
     """
     with _untouched():
-        return _network(_planned(words))
+        planned = _planned(words)
+        net = _network(planned)
+    if file := planned.config["weights"]:
+        weights.fit(weights.read(**file), net, file["file"]).fill(net)
+    return net
 
 
 @mistakes()

@@ -192,3 +192,14 @@ def _ours(name: str) -> str:
     name = re.sub(r"branch\.(downsample|shortcut)\.1", "shortcut.norm1", name)
     name = re.sub(r"^(?=conv1|norm1)", "stem.", re.sub(r"\bbn(\d)", r"norm\1", name))
     return re.sub(r"^(fc|linear)\.", "head.", name)
+
+
+def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `from_torchvision`: our names as torchvision's."""
+    return {_theirs(name): tensor for name, tensor in state.items()}
+
+
+def _theirs(name: str) -> str:
+    name = re.sub(r"^stages\.(\d)\.", lambda m: f"layer{int(m[1]) + 1}.", name.replace(".branch.", "."))
+    name = name.replace("shortcut.conv1", "downsample.0").replace("shortcut.norm1", "downsample.1")
+    return re.sub(r"\bnorm(\d)", r"bn\1", re.sub(r"^stem\.", "", re.sub(r"^head\.", "fc.", name)))

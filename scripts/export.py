@@ -1,0 +1,92 @@
+"""A run's network for other programs: `python scripts/export.py outputs/digits/RUN --to safetensors`.
+
+safetensors: its tensors by depthlab's names, for `weights=FILE`. torchvision: a state dict for torchvision's resnet
+of that depth, where the run is one. onnx: the whole network in evaluation mode, for any number of images.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+import depthlab
+from depthlab.errors import Mistake, told_in_one_line
+from depthlab.files import replacing
+from depthlab.network.resnet import to_torchvision
+from depthlab.network.weights import USUAL
+
+SUFFIXES = {"safetensors": ".safetensors", "torchvision": ".pth", "onnx": ".onnx"}
+TORCHVISIONS = (18, 34, 50, 101, 152)
+
+
+def to_safetensors(run: "depthlab.Loaded", out: Path) -> None:
+    """The tensors by our names."""
+    state = {name: tensor.contiguous() for name, tensor in run.net.state_dict().items()}
+    with replacing(out) as file:
+        file.write(safetensors.torch.save(state))
+
+
+def to_torchvisions(run: "depthlab.Loaded", out: Path) -> None:
+    """A state dict that torchvision's resnet takes. Raises Mistake where the run's network is none of them."""
+    config = run.config
+    usual = {key: value for key, value in USUAL.items() if not key.startswith("data.")}
+    usual |= {"network.family": "imagenet"}
+    if config["block"] != "bottleneck":
+        del usual["network.stride_in"]
+    here = {key: config[key.partition(".")[0]].get(key.partition(".")[2]) for key in usual}
+    other = [f"{key.removesuffix('.name')}={here[key]}" for key in usual if here[key] != usual[key]]
+    other += [f"depth={config['depth']}"] * (config["depth"] not in TORCHVISIONS)
+    other += [f"width={config['width']}"] * (config["width"] != 64)
+    other += ["network.shortcut=" + str(config["network"].get("shortcut"))] * (
+        config["network"].get("shortcut") not in (None, "B")
+    )
+    if other:
+        raise Mistake(f"--to torchvision: it has ImageNet's resnet18 to resnet152 alone, not {' '.join(other)}")
+    state = {name: tensor.contiguous() for name, tensor in to_torchvision(run.net.state_dict()).items()}
+    with replacing(out) as file:
+        torch.save(state, file)
+
+
+def to_onnx(run: "depthlab.Loaded", out: Path) -> None:
+    """images (N, C, H, W) -> logits (N, classes), weights in the file. Raises Mistake where the extra is missing."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise Mistake("--to onnx: needs pip install -e '.[onnx]'") from None
+    images = torch.zeros(2, *run.data.shape)
+    with warnings.catch_warnings(action="ignore"):  # what the exporter thinks of its own parts
+        made = torch.onnx.export(
+            run.net,
+            (images,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("images")},),
+            dynamo=True,
+            verbose=False,
+        )
+    if made is None:
+        raise RuntimeError("torch.onnx.export gave nothing")
+    with replacing(out) as file:
+        file.write(made.model_proto.SerializeToString())
+
+
+WRITERS = {"safetensors": to_safetensors, "torchvision": to_torchvisions, "onnx": to_onnx}
+
+
+def main() -> None:
+    """The command: a person's mistake is told in one line, exit code 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="outputs/NAME/RUN")
+    parser.add_argument("--to", choices=WRITERS, required=True)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="usually network.FORMAT in the run's directory")
+    given = parser.parse_args()
+    with told_in_one_line():
+        run, out = depthlab.load(given.run), given.out or given.run / f"network{SUFFIXES[given.to]}"
+        WRITERS[given.to](run, out)
+        print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What other programs compute from an exported run is what the run's network computes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+import depthlab
+from conftest import ROOT
+
+TINY = "depth=8 width=4 recipe.iterations=4 device=cpu threads=1"
+
+
+@pytest.fixture
+def export(monkeypatch, capsys):
+    """`export(run, "onnx")` is `python scripts/export.py RUN --to onnx`: exit code, errors."""
+    import export
+
+    def exported(run, to, *more):
+        monkeypatch.setattr(sys, "argv", ["export.py", str(run), "--to", to, *more])
+        try:
+            export.main()
+        except SystemExit as stop:
+            return stop.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return exported
+
+
+def trained(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    depthlab.run(words)
+    (row,) = depthlab.runs("outputs")
+    return Path(row["path"])
+
+
+def assert_same(given, wanted):
+    assert wanted.std() > 1e-3
+    torch.testing.assert_close(given, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("words", ["data=digits skip=none", "data=synthetic unit=preact network.shortcut=B"])
+def test_safetensors_go_back_in(tmp_path, monkeypatch, export, words):
+    run = trained(tmp_path, monkeypatch, f"{TINY} {words}")
+    assert export(run, "safetensors") == (0, "")
+    net = depthlab.network(f"{TINY} {words} weights={run}/network.safetensors").eval()
+    for name, tensor in depthlab.load(run).net.state_dict().items():
+        assert torch.equal(net.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("words", ["data=digits"])  # half a minute each
+def test_onnx_gives_the_same_outputs_for_any_number_of_images(tmp_path, monkeypatch, words):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = trained(tmp_path, monkeypatch, f"{TINY} {words}")
+    command = [sys.executable, ROOT / "scripts/export.py", run, "--to", "onnx", "--out", "net.onnx"]
+    subprocess.run(command, check=True, capture_output=True)  # torch exports in no process that has trained here
+    loaded, session = depthlab.load(run), onnxruntime.InferenceSession("net.onnx")
+    for count in (1, 5):
+        x, _ = loaded.data.first("test", count)
+        (given,) = session.run(None, {"images": x.contiguous().numpy()})
+        with torch.no_grad():
+            assert_same(torch.from_numpy(given), loaded.net(x))
+
+
+def test_torchvision_takes_what_it_gets(tmp_path, monkeypatch, export):
+    words = "depth=18 width=64 network=imagenet data=synthetic data.images=8 recipe.batch=4 recipe.iterations=2"
+    run = trained(tmp_path, monkeypatch, f"{words} data.test_images=4 device=cpu threads=1")
+    assert export(run, "torchvision") == (0, "")
+    net, loaded = torchvision.models.resnet18(num_classes=10).eval(), depthlab.load(run)
+    net.load_state_dict(torch.load(run / "network.pth", weights_only=True))
+    x, _ = loaded.data.first("test", 4)
+    with torch.no_grad():
+        assert_same(net(x), loaded.net(x))
+
+
+def test_what_torchvision_does_not_have_is_one_line(tmp_path, monkeypatch, export):
+    run = trained(tmp_path, monkeypatch, f"{TINY} data=digits skip=none")
+    code, line = export(run, "torchvision")
+    assert code == 2
+    assert line == (
+        "error: --to torchvision: it has ImageNet's resnet18 to resnet152 alone, not skip=none network.family=cifar "
+        "depth=8 width=4\n"
+    )
+    assert export("nowhere", "onnx") == (2, "error: nowhere: not the directory of a run\n")
