@@ -1,4 +1,4 @@
-"""A run's network for other programs: `python scripts/export.py outputs/digits/RUN --to onnx`.
+"""A run's network for other programs: `python scripts/export.py outputs/digits/RUN --to safetensors`.
 
 safetensors: its tensors by depthlab's names, for `weights=FILE`. torchvision: a state dict for torchvision's resnet
 of that depth, where the run is one. onnx: the whole network in evaluation mode, for any number of images.
@@ -66,7 +66,8 @@ def to_onnx(run: "depthlab.Loaded", out: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    assert made is not None
+    if made is None:
+        raise RuntimeError("torch.onnx.export gave nothing")
     with replacing(out) as file:
         file.write(made.model_proto.SerializeToString())
 

@@ -81,8 +81,8 @@ def course(rows: list[Row], spec: Spec) -> Figure:
 
 @rc_context(STYLE)
 def over_depth(rows: list[Row], spec: Spec) -> Figure:
-    """Numbers at the end over depth, a panel for each kind of row and a line for each number: the mean over seeds in a
-    band from lowest to highest; dashed: the depth that is predicted, mean over seeds.
+    """Numbers at the end over depth, a panel for each kind of row and a line for each number: the mean over seeds in
+    a band from lowest to highest; dashed: the depth that is predicted, mean over seeds.
     """
     panels = {title: inside for title, inside in panels_of(rows).items() if len(inside) > 1}
     styles, columns = styles_of(list(spec["lines"])), min(len(panels), 3)
