@@ -1,15 +1,14 @@
 """What other programs compute from an exported run is what the run's network computes."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 import torchvision
 
 import depthlab
-from conftest import ROOT
 
 TINY = "depth=8 width=4 recipe.iterations=4 device=cpu threads=1"
 
@@ -52,11 +51,9 @@ def test_safetensors_go_back_in(tmp_path, monkeypatch, export, words):
 
 
 @pytest.mark.parametrize("words", ["data=digits"])  # half a minute each
-def test_onnx_gives_the_same_outputs_for_any_number_of_images(tmp_path, monkeypatch, words):
-    onnxruntime = pytest.importorskip("onnxruntime")
+def test_onnx_gives_the_same_outputs_for_any_number_of_images(tmp_path, monkeypatch, export, words):
     run = trained(tmp_path, monkeypatch, f"{TINY} {words}")
-    command = [sys.executable, ROOT / "scripts/export.py", run, "--to", "onnx", "--out", "net.onnx"]
-    subprocess.run(command, check=True, capture_output=True)  # torch exports in no process that has trained here
+    assert export(run, "onnx", "--out", "net.onnx") == (0, "")
     loaded, session = depthlab.load(run), onnxruntime.InferenceSession("net.onnx")
     for count in (1, 5):
         x, _ = loaded.data.first("test", count)
