@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,13 @@ def test_links_lead_somewhere(page, link):
 def test_both_jobs_are_one_line_that_makes_its_own_environment():
     lines = [line for line in commands(ROOT / "README.md") if line.startswith("python3 -m venv .venv && ")]
     assert [line.rpartition("&& ")[2].split()[0] for line in lines] == [".venv/bin/python", ".venv/bin/pytest"]
+
+
+def test_the_table_of_options_names_each():
+    table = (ROOT / "docs" / "options.md").read_text()
+    groups = {path.parent.relative_to(ROOT / "configs"): [] for path in (ROOT / "configs").rglob("*.yaml")}
+    for group in groups.keys() - {Path(), *(g for g in groups if g.parts[:1] in (("experiment",), ("hydra",)))}:
+        row = re.search(rf"^\| `{group}` \|.*$", table, re.MULTILINE)
+        assert row, group
+        missing = [path.stem for path in (ROOT / "configs" / group).glob("*.yaml") if f"`{path.stem}`" not in row[0]]
+        assert missing == [], group
