@@ -92,6 +92,7 @@ Command = Callable[..., Outcome]
 def _one_thread():
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's own, which a command in this process changes
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ RUN = (
 
 def outcome_of_run():
     """Weights, momentum, random streams and curves of the one run in outputs/, without the times."""
-    (run,) = Path("outputs/digits").glob("*")
+    (run,) = Path("outputs/digits").glob("[!.]*")
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     saved.pop("clock")
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -119,3 +119,8 @@ def test_nothing_else_is_changed():
     with pytest.raises(Mistake, match="not of the form option=value"):
         readable(["depth=(8"])
     assert readable(["output_dir=plain/there"]) == ["output_dir=plain/there"]
+
+
+def test_the_recipe_has_its_keys_whatever_the_data_set(command):
+    assert command("-m", "recipe.rate=0.01,0.1", "recipe.warmup.share=0", *SHORT).code == 0
+    assert [run["recipe"]["rate"] for run in runs()] in ([0.01, 0.1], [0.1, 0.01])

@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from depthlab.config import CONFIGS, Config, experiment_rows, identity, installed, owners, typed_again
+from depthlab.config import CONFIGS, Config, experiment_rows, identity, installed, keys, owners, typed_again
 from depthlab.errors import Mistake
 from depthlab.workers import Job, handing_on, one_line
 
@@ -150,14 +150,15 @@ def _fitting(grid: list[list[str]], choices: Mapping[str, str], *, experiment: b
     """The runs, each an own list of words; in an experiment a typed key goes to those of its options that have it.
     Raises Mistake on a key that one of the swept options does not have, or none of an experiment's.
     """
-    fitting, used, refused = [], set(), {}
+    fitting, used, refused, known = [], set(), {}, keys()
     for job in grid:
         chosen = {**choices, **dict(word.split("=", 1) for word in job if not word.startswith("+"))}
         mine = []
         for word in job:
             key = word.removeprefix("++").partition("=")[0]
             group, having = "/".join(key.split(".")[:-1]), owners(CONFIGS, key)
-            if word.startswith("++") and having and f"{group}={chosen[group]}" not in having:
+            of_some = word.startswith("++") and having and key not in known
+            if of_some and f"{group}={chosen[group]}" not in having:
                 others = f"{', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
                 refused[key] = Mistake(f"{key}: {group}={chosen[group]} has no such option; {others}")
             else:

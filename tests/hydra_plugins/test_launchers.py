@@ -150,4 +150,4 @@ def test_data_workers_inside_a_worker(tmp_path, sweep, launcher):
         tmp_path, "-m", f"hydra/launcher={launcher}", "data=imagenet", "seed=0,1", "width=4", "threads=1", *small
     )
     assert (code, err) == (0, "")
-    assert "  the run  2 finished" in out
+    assert "  depth=18 skip=identity norm=batch  2 finished" in out

@@ -132,7 +132,7 @@ def test_unfinished_and_broken_runs_are_named_and_skipped(folder):
 def test_a_folder_without_finished_runs(tmp_path):
     (run(tmp_path) / "summary.json").unlink()
     (sheet,) = (report := gather(tmp_path, EXPERIMENT)).sheets
-    assert (sheet.rows, [row.label for row in sheet.running]) == ([], ["depth=8 skip=identity norm=batch"])
+    assert (sheet.rows, [row.label for row in sheet.running]) == ([], ["depth=20 skip=none"])
     assert {verdict.word for verdict in sheet.verdicts} == {"not run"}
     assert "no finished run yet" in terminal(report)
     assert "unfinished: " in markdown(report)

@@ -276,7 +276,8 @@ def test_a_sweep_of_runs_of_two_processes_in_workers(start, tmp_path):
 
 
 def test_a_sweep_under_torchrun_is_a_mistake(command, monkeypatch):
-    for key, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for key, value in place.items():
         monkeypatch.setenv(key, value)
     outcome = command("-m", *LONG, "seed=0,1")
     assert outcome.code == 2
