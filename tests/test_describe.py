@@ -36,3 +36,20 @@ def test_git_is_asked_once(monkeypatch):
     made_with()
     monkeypatch.setattr("subprocess.run", None)
     made_with()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("depth=32 skip=none precision=bf16", True),
+        ("depth=44 skip=none precision=tf32", True),
+        ("depth=44 skip=none precision=fp32", False),
+        ("depth=32 skip=identity precision=bf16", False),
+        ("depth=32 skip=none precision=bf16 activation=tanh", False),
+        ("depth=110 skip=none precision=fp64", False),
+    ],
+)
+def test_a_plain_network_beyond_its_precisions_horizon_is_told_and_the_probe_named(command, options, told):
+    outcome = command(*options.split(), "data=digits", "width=4", "epochs=0")
+    assert outcome.code == 0
+    assert ("rounding in" in outcome.out and "probe=gradient_precision" in outcome.out) == told

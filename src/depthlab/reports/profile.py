@@ -85,6 +85,8 @@ def over_depth(rows: list[Row], spec: Spec) -> Figure:
     a band from lowest to highest; dashed: the depth that is predicted, mean over seeds.
     """
     panels = {title: inside for title, inside in panels_of(rows).items() if len(inside) > 1}
+    words = [title.split(" ") for title in panels]
+    shared = {word for word in words[0] if len(panels) > 1 and all(word in title for title in words)}
     styles, columns = styles_of(list(spec["lines"])), min(len(panels), 3)
     count = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(6.9 if columns > 1 else 4.6, 0.5 + 1.75 * count), layout="constrained")
@@ -103,7 +105,8 @@ def over_depth(rows: list[Row], spec: Spec) -> Figure:
                 at = statistics.fmean(kind.values(metric))
                 if at < depths[-1]:
                     ax.axvline(at, **(THEORY | {"color": colour, "linewidth": 1.1}), label=f"{name}: predicted")
-        ax.set(title=textwrap.fill(title, 36), ylim=(-0.15, 1.05))
+        told = " ".join(word for word in title.split(" ") if word not in shared)
+        ax.set(title=textwrap.fill(told, 34), ylim=(-0.15, 1.05))
         if number % columns == 0:
             ax.set_ylabel(spec.get("ylabel", _key(spec).replace("_", " ")))
         if number + columns >= len(panels):
