@@ -61,6 +61,8 @@ def test_the_whole_script_ends_with_a_table_and_archives(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs: 2 done, 0 to run" in done.stdout
     assert "WRONG" not in done.stdout
+    assert "2 runs at once (" in done.stdout
+    assert "not whole" not in (tmp_path / "gpu.log").read_text()
     assert done.stdout.rstrip().endswith("to take away: check.json gpu.log runs.tar.gz speed.json")
     with tarfile.open(tmp_path / "runs.tar.gz") as archive:
         names = archive.getnames()

@@ -156,9 +156,9 @@ def _fitting(grid: list[list[str]], choices: Mapping[str, str], *, experiment: b
         mine = []
         for word in job:
             key = word.removeprefix("++").partition("=")[0]
-            group, having = "/".join(key.split(".")[:-1]), owners(CONFIGS, key)
-            of_some = word.startswith("++") and having and key not in known
-            if of_some and f"{group}={chosen[group]}" not in having:
+            group = "/".join(key.split(".")[:-1])
+            having = owners(CONFIGS, key) if word.startswith("++") and key not in known else []
+            if having and f"{group}={chosen[group]}" not in having:
                 others = f"{', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
                 refused[key] = Mistake(f"{key}: {group}={chosen[group]} has no such option; {others}")
             else:

@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from warnings import catch_warnings
 
 import numpy as np
 import torch
 
-from depthlab.data.arrays import Arrays
+from depthlab.data.arrays import Arrays, Normalize
 from depthlab.data.dataset import vision
 from depthlab.data.fetch import Failed, download
 from depthlab.data.pickles import unpickled
@@ -99,7 +99,7 @@ def cifar10(
     source: str,
     size: int,
     augment: bool,
-    normalize: Literal["pixel_mean", "channel", "imagenet", "none"],
+    normalize: Normalize,
     validation: int,
     subset: int | None,
     test_subset: int | None,
@@ -131,7 +131,7 @@ def cifar100(
     source: str,
     size: int,
     augment: bool,
-    normalize: Literal["pixel_mean", "channel", "imagenet", "none"],
+    normalize: Normalize,
     validation: int,
     subset: int | None,
     test_subset: int | None,

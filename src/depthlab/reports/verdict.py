@@ -69,10 +69,8 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         return Verdict(text, "not run", f"no run of {' and of '.join(missing)}")
     a, b = high.values(metric), low.values(metric)
     if paired := claim.get("paired", False):
-        one, two = ({r.summary["seed"]: r.value(metric) for r in row.results} for row in (high, low))
-        shared = sorted(one.keys() & two.keys())
-        a, b = [one[seed] for seed in shared], [two[seed] for seed in shared]
-        if not shared:
+        a, b = _same_seeds(high, low, metric)
+        if not a:
             return Verdict(text, "not run", "no seed in common")
     if any(map(math.isnan, a + b)):
         return Verdict(text, "not run", f"{metric} was not measured")
@@ -146,8 +144,8 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     low, high = claim.get("least", -math.inf), claim.get("most", math.inf)
     against = " and ".join(f"at {side} {claim[side]:g}" for side in ("least", "most") if side in claim)
     if others:  # seed by seed: no difference makes up for another
-        one, two = ({r.summary["seed"]: r.value(metric) for r in row.results} for row in found if row)
-        values = [one[seed] - two[seed] for seed in one.keys() & two.keys()]
+        one, two = (row for row in found if row)
+        values = [a - b for a, b in zip(*_same_seeds(one, two, metric), strict=True)]
         if not values:
             return Verdict(text, "not run", "no seed in common")
         metric, equals = f"difference in {metric}", 0.0
@@ -159,6 +157,13 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         word = "undecided"
     seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
     return Verdict(text, word, f"{metric} {shown(values, metric)} against {against}, {seeds}")
+
+
+def _same_seeds(one: Row, two: Row, metric: str) -> tuple[list[float], list[float]]:
+    """The metric of two rows, of the seeds that both have."""
+    of_one, of_two = ({r.summary["seed"]: r.value(metric) for r in row.results} for row in (one, two))
+    shared = sorted(of_one.keys() & of_two.keys())
+    return [of_one[seed] for seed in shared], [of_two[seed] for seed in shared]
 
 
 def _asked(claim: dict[str, Any], rows: list[Row]) -> list[Row]:
