@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from conftest import ROOT
-from depthlab.config import experiment_rows
+from depthlab.config import experiment_rows, swept
 from depthlab.plan import plan
 from depthlab.reports.collect import Result, rows
 from depthlab.reports.verdict import judge
@@ -29,7 +29,7 @@ def grid(name, data):
     experiment = load(f"experiment={name}", f"data={data}").experiment
     jobs = []
     for _, *row in experiment_rows(experiment, data):
-        keys = {override.split("=")[0]: override.split("=")[1].split(",") for override in row}
+        keys = {override.partition("=")[0]: swept(override) for override in row}
         jobs += [dict(zip(keys, values, strict=True)) for values in product(*keys.values())]
     return jobs
 
@@ -53,7 +53,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
         assert planned.run.path.parent == Path("outputs") / name
         assert {*probes} <= {probe.name for probe in planned.probes}
         for seed in range(3):
-            final = dict.fromkeys(("train_error", "test_error", "train_loss"), 1.0)
+            final = dict.fromkeys(("train_error", "clean_train_error", "test_error", "train_loss"), 1.0)
             summary = {"choices": planned.choices, "seed": seed, "final": final}
             results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}], probes))
     made = rows(results)

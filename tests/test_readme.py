@@ -35,7 +35,7 @@ def test_commands(command, words):
     short = ["seed=0", "depth=8", "width=4", "recipe.iterations=1"]
     typed = shlex.split(words)
     if digits:
-        typed = [word for word in typed if word.split("=")[0] not in ("depth", "seed", "epochs")] + short
+        typed = [word for word in typed if word.split("=")[0] not in ("depth", "seed", "epochs", "weights")] + short
     else:
         typed = [word for word in typed if word != "-m" and "," not in word] + ["-c", "job"]
     outcome = command(*typed)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import depthlab
 from conftest import ROOT, another_process_holds
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=3")
@@ -305,3 +306,43 @@ def test_weights_from_elsewhere_are_evaluated_and_known_by_their_content(command
     outcome = command(*short[:1], "depth=14", *short[2:], "weights=b.pt", "epochs=0")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "b.pt: depthlab's names of depth=8 width=4, does not fit this network: it lacks stages.0.1" in outcome.err
+
+
+def test_weights_of_a_shallower_twin(command):
+    """Which is trained first where it is not there; the run that starts from it has its errors, and goes on."""
+    short = ("data=digits", "data.subset=200", "skip=none", "width=4", "recipe.iterations=20", "evaluate_train=true")
+    assert (
+        ", and 6 layers that begin as the identity\n"
+        in command(*short, "depth=14", "weights={depth:8}", "epochs=0").out
+    )
+    assert "done before" in command(*short, "depth=8").out
+    summaries = [json.loads(path.read_text()) for path in Path("outputs/digits").glob("*/summary.json")]
+    deep, twin = sorted(summaries, key=lambda summary: summary["iterations"])
+    assert (deep["depth"], deep["iterations"], twin["depth"], twin["iterations"]) == (14, 0, 8, 20)
+    for metric in ("clean_train_error", "test_error", "test_loss"):
+        assert deep["final"][metric] == pytest.approx(twin["final"][metric], rel=1e-4)
+    net = depthlab.network([*short, "depth=14", "weights={depth:8}"])
+    assert sum(p.numel() for p in net.parameters()) == deep["parameters"]
+
+    goes_on = ("depth=14", "weights={depth:8,recipe.rate:0.1}", "recipe.rate=0.001")
+    assert "  weights  those of plain8-" in command(*short, *goes_on).out
+    (config,) = [path for path in Path("outputs/digits").glob("*/config.yaml") if "rate: 0.001" in path.read_text()]
+    assert "done before" in command(f"config={config}").out
+    curve = [json.loads(line) for line in (config.parent / "metrics.jsonl").read_text().splitlines()]
+    assert curve[-1]["train_loss"] < 1.2 * twin["final"]["train_loss"] + 0.1 < 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("weights={dept:8}",), "error: weights.dept: no such option; did you mean depth?"),
+        (("weights={depth:20}",), "error: weights: its layers are not among this network's; only the depth may"),
+        (("weights={depth:x}",), "error: weights.depth=x: "),
+        (("weights={depth:9}",), "error: depth=9: basic blocks make 6n+2 layers: nearest 8 and 14"),
+        (("weights={depth:8}", "norm=group"), "error: weights: here an added layer cannot be the identity"),
+        (("weights=[8]",), "error: weights: a file, or options of the run whose weights are meant"),
+    ],
+)
+def test_no_weights_of_a_twin(command, words, line):
+    outcome = command("data=digits", "data.subset=64", "recipe.batch=32", "depth=14", "epochs=1", "skip=none", *words)
+    assert (outcome.code, outcome.err[: len(line)], outcome.err.count("\n")) == (2, line, 1)

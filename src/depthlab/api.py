@@ -23,14 +23,13 @@ from depthlab.config import CONFIGS
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
+from depthlab.network.constructed import construct
 from depthlab.network.resnet import Network
 from depthlab.plan import HOUSE, Plan, plan
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
 from depthlab.runs import Record, Run
-from depthlab.training import checkpoint
-from depthlab.training.loop import State
 
 Words = str | Sequence[str]
 CPU = torch.device("cpu")
@@ -65,7 +64,11 @@ def network(words: Words) -> Network:
     with _untouched():
         planned = _planned(words)
         net = _network(planned)
-    if file := planned.config["weights"]:
+    if planned.twin:
+        x, _ = planned.options["data"](CPU).first("train", 1000)
+        with _untouched():
+            construct(net, app.trained(planned.twin, _network(planned.twin)), x)
+    elif file := planned.config["weights"]:
         weights.fit(weights.read(**file), net, file["file"]).fill(net)
     return net
 
@@ -109,13 +112,10 @@ def load(folder: str | Path) -> Loaded:
         inside = [path.parent.name for path in sorted(home.path.glob("*/config.yaml"))]
         runs = f"; it holds {len(inside)}, such as {inside[0]}" if inside else ""
         raise Mistake(f"{folder}: not the directory of a run{runs}")
-    if not home.checkpoint.exists():
-        raise Mistake(f"{home.checkpoint}: not there; the run's command, with rerun=true, makes it")
     planned = _planned([f"config={home.config}"])
+    planned.run = home
     with _untouched():
-        net = _network(planned)
-        state = State(net, planned.optimizer(net, planned.cfg.recipe))
-        checkpoint.load(home.checkpoint, state, digest=config.digest(planned.config))
+        net = app.trained(planned, _network(planned))
     return Loaded(net.eval(), yaml.safe_load(home.config.read_text()), lambda: planned.options["data"](CPU))
 
 

@@ -24,6 +24,7 @@ from depthlab.config import Config
 from depthlab.data.dataset import DataSet, share, within
 from depthlab.errors import Mistake
 from depthlab.measure import check_finished, due, missing
+from depthlab.network.constructed import construct
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
 from depthlab.network.rounding import BITS, rounded_operands
@@ -145,6 +146,10 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
         raise Mistake(
             f"weights: the file's head is not for {images.classes} classes; with epochs, a new one is trained"
         )
+    if planned.twin and not left:
+        if not ranks.rank and not planned.twin.finished():
+            planned.twin.run.wait()
+        _run(planned.twin, where, brief, ranks)
     if ranks.rank:
         return _assist(planned, images, where, steps, ranks)
     operations = describe.multiply_adds(planned, images.shape, images.classes)
@@ -206,7 +211,7 @@ def _train(
     facts: Record = {"multiply_adds": operations, "devices": ranks.world}
     net = network(planned, images, where)
     facts["parameters"] = sum(p.numel() for p in net.parameters())
-    if start:
+    if start or planned.twin:
         facts["weights"] = describe.weights(planned, start)
     facts["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
 
@@ -217,6 +222,9 @@ def _train(
     saved = checkpoint.resume(home.checkpoint, home.previous, state, digest=digest)
     if saved is None and start:
         start.fill(net)
+    if saved is None and planned.twin:
+        twin = trained(planned.twin, network(planned.twin, images, where))
+        construct(net, twin, images.first("train", min(1000, images.images))[0])
     if saved is not None:
         clock = Clock(**saved["clock"])
         limit = math.inf if done else state.next_record  # only probes are left of what is done
@@ -335,6 +343,16 @@ def network(planned: Plan, images: DataSet, where: torch.device) -> Network:
     net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
     if planned.cfg.precision.name == "fp64":
         net.double().register_forward_pre_hook(lambda net, given: (given[0].to(net.head.weight.dtype),))
+    return net
+
+
+def trained(planned: Plan, net: Network) -> Network:
+    """The network with the weights that its run ended with. Raises Mistake where they are not there, or damaged."""
+    path = planned.run.checkpoint
+    if not path.exists():
+        raise Mistake(f"{path}: not there; the run's command, with rerun=true, makes it")
+    state = State(net, planned.optimizer(net, planned.cfg.recipe))
+    checkpoint.load(path, state, digest=config.digest(planned.config))
     return net
 
 

@@ -172,6 +172,11 @@ def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[lis
     return [[seeds, *here.get("options", []), *shlex.split(line)] for line in lines]
 
 
+def swept(word: str) -> list[str]:
+    """The values in `option=a,b`; `option={a:1,b:2}` is one."""
+    return re.split(r",(?![^{]*\})", word.partition("=")[2])
+
+
 def keys() -> list[str]:
     """What a person can set, whatever the chosen options."""
     recipe = [f"recipe.{field.name}" for field in fields(Recipe)]
@@ -206,7 +211,7 @@ def help_text(configs: Path) -> str:
                 experiment = yaml.safe_load(text)["experiment"]
                 for data, time in experiment["time"].items():
                     rows = experiment_rows(experiment, data)
-                    runs = sum(math.prod(option.count(",") + 1 for option in row) for row in rows)
+                    runs = sum(math.prod(len(swept(option)) for option in row) for row in rows)
                     lines.append(f"{'':24}data={data}: {runs} runs, {time}")
             elif given := ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text)):
                 lines.append(f"{'':24}{given.replace('/', '.')}")

@@ -62,8 +62,12 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     ]
 
 
-def weights(plan: Plan, start: Start) -> str:
+def weights(plan: Plan, start: Start | None) -> str:
     """Where a run's weights come from."""
+    if start is None:
+        added = plan.cfg.depth - plan.twin.cfg.depth if plan.twin else 0
+        name = plan.twin.run.path.name if plan.twin else ""
+        return f"those of {name}{f', and {added} layers that begin as the identity' * bool(added)}"
     name, new = Path(plan.config["weights"]["file"]).name, f", new head for {plan.choices['data']}"
     return f"{name}, by {NAMINGS[start.naming]}{new * start.new_head}"
 

@@ -9,13 +9,14 @@ from typing import Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from depthlab import config, data, network, probes
 from depthlab.config import Config
-from depthlab.errors import Mistake, hint
+from depthlab.errors import Mistake, hint, wrong_value
 from depthlab.measure import Probe, missing
-from depthlab.network import activation, init, norm, skip, unit, weight, weights
+from depthlab.network import activation, constructed, init, norm, skip, unit, weight, weights
 from depthlab.network.resnet import Network
 from depthlab.runs import Record, Run
 from depthlab.training import optimizer, recipe, schedule
@@ -41,6 +42,8 @@ class Plan:
     optimizer: Callable[[nn.Module, recipe.Recipe], torch.optim.Optimizer]
     probes: list[Probe]
     run: Run
+    twin: "Plan | None" = None
+    """The run that `weights={depth: 20}` starts from: this one with these options instead."""
 
     def finished(self) -> Record | None:
         """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
@@ -61,7 +64,7 @@ class Plan:
 
     def start(self, shape: tuple[int, int, int], classes: int) -> weights.Start | None:
         """What `weights=FILE` fills that network with; None without it. Raises Mistake where it does not fit."""
-        if (given := self.config["weights"]) is None:
+        if (given := self.config["weights"]) is None or self.twin:
             return None
         with torch.device("meta"):
             net = self.build(shape, classes)
@@ -99,7 +102,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         raise Mistake(f"devices={devices}: cannot share recipe.batch={batch} equally (nearest: {near})")
 
     values = config.plain(composed)
-    values["weights"] = weights.given(values["weights"])
+    twin = _twin(composed, values["weights"], choices)
+    values["weights"] = _nested(values["weights"]) if twin else weights.given(values["weights"])
     options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
@@ -126,8 +130,40 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         measure = config.bind(probes, settings | {"name": name}, f"probe.{name}")
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
         measures.append(Probe(name, measure, **house))
-    planned = Plan(cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()))
+    planned = Plan(cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin)
     with torch.device("meta"):
-        values["block"] = planned.build((3, 32, 32), 10).block
+        net = planned.build((3, 32, 32), 10)
+        if twin:
+            constructed.check(net, twin.build((3, 32, 32), 10))
+    values["block"] = net.block
     planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))
     return planned
+
+
+def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> Plan | None:
+    """The run with the options that `weights` gives instead; None where it names a file, or nothing.
+
+    It is trained as long as this one, and with epochs=0, where nothing would be learned, as the recipe says.
+    """
+    if not isinstance(given, dict) or not given or "file" in given:
+        return None
+    composed = composed.copy()
+    composed.weights, composed.rerun = None, False
+    composed.epochs = composed.epochs or None
+    for key, value in config.flat(given).items():
+        known = [key for key in config.flat(config.plain(composed)) if not key.endswith(".name")]
+        if key not in known:
+            raise Mistake(f"weights.{key}: no such option; {hint(key, known)}")
+        try:
+            OmegaConf.update(composed, key, value)
+        except OmegaConfBaseException as error:
+            raise wrong_value(f"weights.{key}", str(error).split("\n", 1)[0]) from None
+    return plan(composed, choices)
+
+
+def _nested(given: dict[str, Any]) -> dict[str, Any]:
+    """{recipe.rate: 0.1} as {recipe: {rate: 0.1}}."""
+    nested = OmegaConf.create()
+    for key, value in config.flat(given).items():
+        OmegaConf.update(nested, key, value)
+    return config.plain(nested)

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,6 +53,15 @@ class Run:
             except OSError as error:
                 raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
             yield
+
+    def wait(self) -> None:
+        """Returns when no other process has the run."""
+        while True:
+            try:
+                with locked(self.path / ".lock"):
+                    return
+            except BlockingIOError:
+                time.sleep(0.5)
 
     def start(self, config: dict[str, Any], choices: Mapping[str, str]) -> None:
         """Makes the directory, or joins one that stores the same config. Raises Mistake where neither is possible.

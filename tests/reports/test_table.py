@@ -7,6 +7,7 @@ import re
 import pytest
 from made import run
 
+from depthlab.reports.collect import telling
 from depthlab.reports.table import gather, grid, markdown, missing, table, terminal
 
 EXPERIMENT = {
@@ -98,6 +99,8 @@ def test_grid():
     assert grid(
         [["seed=0,1", "recipe/schedule=cosine", "probe.lesion.images=9", "d=false", "a=1,x", "b.c=0.5,1e-4"]]
     ) == [{"d": None, "a": a, "b.c": c} for a in (1, "x") for c in (0.5, 1e-4)]
+    twins = [{"weights.depth": 20, "weights.r.e": 0.1}, {"weights": None}]
+    assert grid([["weights={depth:20, r.e: 0.1},null"]]) == twins
 
 
 def test_a_data_set_can_have_runs_and_options_of_its_own(folder):
@@ -187,3 +190,15 @@ def test_markdown_survives_labels(tmp_path):
     text = markdown(gather(tmp_path))
     assert "skip=a\\|b" in text
     assert "skip=&lt;b>\\*" in text
+
+
+def test_what_of_the_recipe_follows_from_another_key_is_no_part_of_a_label():
+    facts = [
+        {"depth": depth, "recipe.optimizer.name": name, "recipe.rate": rate, "recipe.warmup.rate": warmup}
+        for depth in (20, 56)
+        for name, warmup in (("sgd", 0.01), ("adamw", 1e-4))
+        for rate in (0.1, 0.3)
+    ]
+    assert telling(facts) == ["depth", "recipe.optimizer.name", "recipe.rate"]
+    facts[0]["recipe.warmup.rate"] = 0.02
+    assert telling(facts)[-1] == "recipe.warmup.rate"

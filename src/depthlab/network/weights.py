@@ -63,7 +63,7 @@ def given(value: Any) -> dict[str, str] | None:
     said = {"file": str(value)} if isinstance(value, str | int | float) else value
     keys = said.keys() if isinstance(said, dict) and all(isinstance(word, str) for word in said.values()) else set()
     if not {"file"} <= keys <= {"file", "sha256"}:
-        raise Mistake("weights: a file, as in weights=resnet20.safetensors")
+        raise Mistake("weights: a file, or options of the run whose weights are meant: weights={depth:20}")
     path = Path(said["file"]).expanduser().absolute()
     return {"file": str(path), "sha256": said.get("sha256") or _sha256(_content(path))}
 

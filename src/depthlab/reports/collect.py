@@ -173,7 +173,9 @@ def rows(results: list[Result]) -> list[Row]:
 
 
 def telling(facts: list[dict[str, Any]]) -> list[str]:
-    """The keys that tell rows apart; a key that follows from its group's chosen option is left out."""
+    """The keys that tell rows apart; one that follows from its group's chosen option is left out, and of the recipe's
+    what follows from any other key, as the rate of a warm-up from the optimiser.
+    """
     differing = [key for key in _keys(facts) if len({repr(f.get(key)) for f in facts}) > 1 and key != "seed"]
     told = []
     for key in differing:
@@ -184,7 +186,18 @@ def telling(facts: list[dict[str, Any]]) -> list[str]:
             by_choice[f.get(group)].add(repr(f.get(key)))
         if key == group or any(len(values) > 1 for values in by_choice.values()):
             told.append(key)
-    return sorted(told, key=lambda key: ("." in key, key != "depth", key))
+    followed = [
+        key for key in told if not key.startswith("recipe.") or not any(_follows(key, k, facts) for k in told)
+    ]
+    return sorted(followed, key=lambda key: ("." in key, key != "depth", key))
+
+
+def _follows(key: str, other: str, facts: list[dict[str, Any]]) -> bool:
+    """Whether each value of `other`, which is no number of the recipe's, goes with one value of `key`."""
+    if other == key or key.endswith(".name") or (other.startswith("recipe.") and not other.endswith(".name")):
+        return False
+    pairs = {(repr(f.get(other)), repr(f.get(key))) for f in facts}
+    return len(pairs) == len({value for value, _ in pairs})
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:

@@ -117,7 +117,8 @@ def final(rows: list[Row]) -> Figure:
     for row in _plain_first(rows):
         kinds.setdefault(_kind(row), []).append(row)
     by_depth = differ_in_depth(rows) and len(kinds) <= MANY
-    figure = Figure(figsize=(6.9, 2.9 if by_depth else 0.7 + 0.22 * max(len(rows), 3)), layout="constrained")
+    height = max(2.9, 2.2 + 0.16 * len(kinds)) if by_depth else 0.7 + 0.22 * max(len(rows), 3)
+    figure = Figure(figsize=(6.9, height), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for ax, metric, title in zip(axes, ("train_error", "test_error"), ("training", "test"), strict=True):
         ax.set_title(title)
@@ -333,9 +334,9 @@ def add_legend(where: Axes | Figure, styles: dict[str, Style], room: int, first:
     marks = {"linewidth": WIDTHS["test"], "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
     handles: list[Line2D] = [
         *first,
-        *(Line2D([], [], color=c, marker=m, label=k, **marks) for k, (c, m) in styles.items()),
+        *(Line2D([], [], color=c, marker=m, label=textwrap.fill(k, room), **marks) for k, (c, m) in styles.items()),
     ]
-    longest = max(len(str(handle.get_label())) for handle in handles)
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     columns = max(1, min(len(handles), room // (longest + 5)))
     if isinstance(where, Figure):
         where.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import experiment_rows
+from depthlab.config import experiment_rows, swept
 from depthlab.reports.collect import Result, Row, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, shown, told
 
@@ -177,11 +177,19 @@ def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
     """
     found = []
     for sweep in sweeps:
-        pairs = [word.partition("=") for word in sweep]
-        facts = [(k, values) for k, _, values in pairs if k != "seed" and "/" not in k and not k.startswith("probe")]
-        axes = {k: [_value(v) for v in values.split(",")] for k, values in facts}
-        found += [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
+        typed = [(word.partition("=")[0], swept(word)) for word in sweep]
+        facts = [(k, values) for k, values in typed if k != "seed" and "/" not in k and not k.startswith("probe")]
+        axes = [[_facts(k, v) for v in values] for k, values in facts]
+        found += [{k: v for facts in chosen for k, v in facts.items()} for chosen in itertools.product(*axes)]
     return found
+
+
+def _facts(key: str, value: str) -> dict[str, Any]:
+    """`weights` and `{depth:20}` are the fact weights.depth=20."""
+    if not value.startswith("{"):
+        return {key: _value(value)}
+    pairs = [pair.split(":") for pair in value.strip("{}").split(",")]
+    return {f"{key}.{inner.strip()}": _value(v.strip()) for inner, v in pairs}
 
 
 def table(sheet: Sheet) -> list[list[str]]:
