@@ -17,18 +17,19 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from depthlab import app, config, probes
-from depthlab.compose import Composed, compose, mistakes
+from depthlab import config, probes
+from depthlab.command.compose import Composed, compose, mistakes
 from depthlab.config import CONFIGS
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
 from depthlab.network.resnet import Network
-from depthlab.plan import HOUSE, Plan, plan
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
-from depthlab.runs import Record, Run
+from depthlab.run import build, start
+from depthlab.run.directory import Record, Run
+from depthlab.run.plan import HOUSE, Plan, plan
 from depthlab.training import checkpoint
 from depthlab.training.loop import State
 
@@ -90,7 +91,7 @@ def run(words: Words, *, brief: bool = True) -> Record:
     sys.argv = ["depthlab.run", words if isinstance(words, str) else shlex.join(words)]
     try:
         with _untouched():
-            return app.run(*composed, brief=brief)
+            return start.run(*composed, brief=brief)
     except SystemExit as stop:
         if stop.code == 130:
             raise KeyboardInterrupt("stopped and saved; the same call goes on") from None
@@ -195,7 +196,7 @@ def _network(planned: Plan) -> Network:
         seen: Any = SimpleNamespace(shape=(3, data["size"], data["size"]), classes=CLASSES[data["name"]])
     else:
         seen = planned.options["data"](CPU)
-    return app.network(planned, cast(DataSet, seen), CPU)
+    return build.network(planned, cast(DataSet, seen), CPU)
 
 
 @contextmanager

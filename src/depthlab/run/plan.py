@@ -14,10 +14,10 @@ from torch import nn
 from depthlab import config, data, network, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint
-from depthlab.measure import Probe, missing
 from depthlab.network import activation, init, norm, skip, unit, weight, weights
 from depthlab.network.resnet import Network
-from depthlab.runs import Record, Run
+from depthlab.run.directory import Record, Run
+from depthlab.run.probing import Probe, missing
 from depthlab.training import optimizer, recipe, schedule
 
 MODULES: dict[str, ModuleType] = {"skip": skip, "unit": unit, "norm": norm, "init": init, "activation": activation}

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from depthlab import observe
-from depthlab.observe import Interruption, Progress, TensorBoard, log_to_console, logging_to
+from depthlab.run import console
+from depthlab.run.console import Interruption, Progress, TensorBoard, log_to_console, logging_to
 
 METRICS = {"train_error": 60.0, "train_loss": 1.5, "lr": 0.1, "test_error": 70.0, "test_loss": 1.75}
 METRICS |= {"clean_train_error": 59.0, "clean_train_loss": 1.25, "diverged_at": 3}
@@ -107,7 +107,7 @@ class Clock(SimpleNamespace):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(observe, "time", clock)
+    monkeypatch.setattr(console, "time", clock)
     return clock
 
 
@@ -144,8 +144,8 @@ def test_the_bar_counts_images_and_shows_the_error(clock, monkeypatch, capsys):
         made["bar"] = tqdm(*args, **kwargs)
         return made["bar"]
 
-    tqdm = observe.tqdm
-    monkeypatch.setattr(observe, "tqdm", terminal)
+    tqdm = console.tqdm
+    monkeypatch.setattr(console, "tqdm", terminal)
     with Progress("a run", 10, 4, 128, 0.0, lambda: {"train_error": 12.34}) as progress:
         assert (made["bar"].n, made["bar"].total) == (4 * 128, 1280)
         clock.now += 1
