@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from depthlab.config import Config
-from depthlab.data.dataset import DataSet, share, within
-from depthlab.errors import Mistake
+from depthlab.data.dataset import DataSet, share
+from depthlab.errors import Mistake, within
 from depthlab.machine import allocator, gpus
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network

@@ -13,7 +13,7 @@ from torch import nn
 
 from depthlab import config, data, network, probes
 from depthlab.config import Config
-from depthlab.errors import Mistake, hint
+from depthlab.errors import Mistake, hint, within
 from depthlab.network import activation, init, norm, skip, unit, weight, weights
 from depthlab.network.resnet import Network
 from depthlab.run.directory import Record, Run
@@ -86,13 +86,12 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         "threads": (1, 1024),
         "devices": (1, 65536),
         "seed": (0, 2**31 - 1),
-        "epochs": (0, 1e6),
-        "checkpoint_every": (0, 1e9),
+        "epochs": (0, 10**6),
+        "checkpoint_every": (0, 10**9),
     }
     for key, (low, high) in limits.items():
-        given = getattr(cfg, key)
-        if given is not None and not low <= given <= high:
-            raise Mistake(f"{key}={given}: from {low} to {high:.0f}")
+        if (given := getattr(cfg, key)) is not None:
+            within(key, given, low, high)
     batch, devices = cfg.recipe.batch, cfg.devices
     if batch % devices:
         near = max(n for n in range(1, devices) if batch % n == 0)

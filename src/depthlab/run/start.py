@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, open_dict
 
-from depthlab.data.dataset import DataSet, within
-from depthlab.errors import Mistake
+from depthlab.data.dataset import DataSet
+from depthlab.errors import Mistake, within
 from depthlab.machine import gpus, processes
 from depthlab.run import describe
 from depthlab.run.build import count_gpus, device, iterations
