@@ -33,9 +33,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from depthlab import app, describe
 from depthlab.data.dataset import DataSet
-from depthlab.plan import Plan, plan
+from depthlab.run import build, describe
+from depthlab.run.plan import Plan, plan
 from depthlab.training.loop import State
 from depthlab.training.optimizer import sgd
 
@@ -83,9 +83,9 @@ def planned(options: list[str]) -> Plan:
 
 def ours(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:
     """Endless epochs of depthlab's own loop; its augmentation counts among the steps."""
-    recipe, net = made.cfg.recipe, app.network(made, images, where)
+    recipe, net = made.cfg.recipe, build.network(made, images, where)
     state = State(net, sgd(net, recipe))
-    training = app.loop(made, images, where, state, 10**7)
+    training = build.loop(made, images, where, state, 10**7)
     for epoch in itertools.count(1):
         start, trained = _now(where), 0.0
         while next(training) is None:
@@ -168,7 +168,7 @@ def limit(made: Plan, images: DataSet, where: torch.device, rates: dict[str, flo
     seconds = 6 * describe.multiply_adds(made, images.shape, images.classes) / (rates["gflops"] * 1e9)
     if where.type == "cuda":
         x, y = next(images.batches(made.cfg.recipe.batch, seed=0))
-        net = app.network(made, images, where)
+        net = build.network(made, images, where)
         with Traffic() as traffic:
             functional.cross_entropy(net(x), y).backward()
         seconds = max(seconds, traffic.total / len(x) / (rates["gigabytes"] * 1e9))
@@ -206,7 +206,7 @@ def beside(case: str, more: list[str], processes: int, turns: int) -> float:
 
 def _alone(case: str, more: list[str], turns: int) -> float:
     made = planned(typed(case, [*more, "threads=1"]))
-    where = app.device(made.cfg)
+    where = build.device(made.cfg)
     images = made.options["data"](where)
     epochs = ours(made, images, where)
     next(epochs)
@@ -229,7 +229,7 @@ def command(case: str, more: list[str]) -> dict[str, float]:
 def measure(case: str, more: list[str], turns: int, rates: dict[str, float]) -> dict[str, Any]:
     """A row of the table."""
     made = planned(typed(case, more))
-    where, threads = app.device(made.cfg), torch.get_num_threads()
+    where, threads = build.device(made.cfg), torch.get_num_threads()
     images = made.options["data"](where)
     loops = [ours(made, images, where), reference(made, images, where)]
     pairs = [[next(loop) for loop in loops] for _ in range(turns + 1)][1:]
@@ -262,7 +262,7 @@ def scaling(more: list[str]) -> dict[str, dict[str, float]]:
                 cost[value] = 1000 / command("resnet20", [*options, "threads=1", "recipe.iterations=12"])["images_s"]
                 continue
             made = planned(typed("resnet20", options))
-            where = app.device(made.cfg)
+            where = build.device(made.cfg)
             images = made.options["data"](where)
             epochs = ours(made, images, where)
             next(epochs)
@@ -311,7 +311,7 @@ def main() -> None:
     for case in given.cases:
         if case not in CASES:
             parser.error(f"{case}: no such case (allowed: {', '.join(CASES)})")
-    where = app.device(planned(typed("digits20", more)).cfg)
+    where = build.device(planned(typed("digits20", more)).cfg)
     rates = ceilings(where)
     cpu = (
         re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

@@ -13,7 +13,7 @@ import torch
 
 import depthlab
 from depthlab.errors import Mistake, told_in_one_line
-from depthlab.files import replacing
+from depthlab.machine.files import replacing
 from depthlab.network.resnet import to_torchvision
 from depthlab.network.weights import USUAL
 

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from benchmark import ROOT, planned
-from depthlab import app
+from depthlab.run import build
 from depthlab.training.loop import State
 from depthlab.training.optimizer import sgd
 
@@ -30,15 +30,15 @@ def curve(data: str, skip: str, seed: int, path: str, more: list[str]) -> list[d
     """The errors after each epoch."""
     precision = "bf16" if path == "bf16" else "fp32"
     made = planned([f"data={data}", "depth=20", f"skip={skip}", f"seed={seed}", f"precision={precision}", *more])
-    where = app.device(made.cfg)
+    where = build.device(made.cfg)
     images = made.options["data"](where)
-    net = app.network(made, images, where)
+    net = build.network(made, images, where)
     optimizer = sgd(net, made.cfg.recipe)
     if path == "usual":
         net.to(memory_format=torch.contiguous_format)
         for group in optimizer.param_groups:
             group["fused"] = group["foreach"] = False
-    training = app.loop(made, images, where, State(net, optimizer), app.iterations(made.cfg, images))
+    training = build.loop(made, images, where, State(net, optimizer), build.iterations(made.cfg, images))
     return [metrics for metrics in training if metrics is not None]
 
 

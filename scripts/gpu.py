@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import benchmark
-from depthlab import app
-from depthlab.plan import Plan
+from depthlab.run import build
+from depthlab.run.plan import Plan
 from depthlab.training import checkpoint
 from depthlab.training.loop import State
 
@@ -58,7 +58,7 @@ def passes(planned: Plan, where: torch.device) -> dict[str, Tensor]:
     cpu, recipe = torch.device("cpu"), planned.cfg.recipe
     images = planned.options["data"](cpu)
     x, y = (part.to(where) for part in next(images.batches(recipe.batch, seed=0)))
-    net = app.network(planned, images, where).train()
+    net = build.network(planned, images, where).train()
     optimizer = planned.optimizer(net, recipe)
     before = [p.detach().clone() for p in net.parameters()]
     with torch.autocast(where.type, torch.bfloat16, enabled=planned.cfg.precision.name == "bf16"):
@@ -84,14 +84,14 @@ def check_passes(tiny: bool) -> Iterator[dict[str, Any]]:
     for skip in ("identity", "none"):
         case = f"depth=20 skip={skip}"
         exact, usual = (
-            passes(plan := made(tiny, case, f"device=cpu precision={precision}"), app.device(plan.cfg))
+            passes(plan := made(tiny, case, f"device=cpu precision={precision}"), build.device(plan.cfg))
             for precision in ("fp64", "fp32")
         )
         for precision, unit in UNITS.items():
             if precision == "tf32" and not torch.cuda.is_available():
                 continue
             plan = made(tiny, case, f"precision={precision}")
-            found = passes(plan, app.device(plan.cfg))
+            found = passes(plan, build.device(plan.cfg))
             for name, truth in exact.items():
                 expected = distance(usual[name], truth) * unit / UNITS["fp32"]
                 error = distance(found[name], truth)
@@ -104,13 +104,13 @@ def losses(planned: Plan, steps: int, *, nudge: float = 0.0, stop: int | None = 
     """The loss of each step; `nudge`: the weights are first changed by so much, relatively; `stop`: the step at which
     the run is saved and goes on from the file with a new network.
     """
-    where = app.device(planned.cfg)
+    where = build.device(planned.cfg)
     images = planned.options["data"](where)
 
     def begin() -> tuple[State, Iterator[Any]]:
-        net = app.network(planned, images, where)
+        net = build.network(planned, images, where)
         state = State(net, planned.optimizer(net, planned.cfg.recipe))
-        return state, app.loop(planned, images, where, state, steps + 1)
+        return state, build.loop(planned, images, where, state, steps + 1)
 
     state, training = begin()
     with torch.no_grad():
@@ -126,10 +126,10 @@ def losses(planned: Plan, steps: int, *, nudge: float = 0.0, stop: int | None = 
         if step == stop:
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint.save(Path(folder, "checkpoint.pt"), state)
-                net = app.network(planned, images, where)
+                net = build.network(planned, images, where)
                 state = State(net, planned.optimizer(net, planned.cfg.recipe))
                 checkpoint.load(Path(folder, "checkpoint.pt"), state)
-                training = app.loop(planned, images, where, state, steps + 1)
+                training = build.loop(planned, images, where, state, steps + 1)
     return found
 
 
@@ -195,11 +195,11 @@ def speed(tiny: bool, names: list[str], seconds: float) -> Iterator[dict[str, An
     """
     start, rows = time.monotonic(), list[dict[str, Any]]()
     first, images = made(tiny, "depth=20"), 16 if tiny else 6400
-    where = app.device(first.cfg)
+    where = build.device(first.cfg)
     rates = benchmark.ceilings(where)
     for depth in DEPTHS[:1] if tiny else DEPTHS:
         plan = made(tiny, f"depth={depth}", images=images)
-        app.device(plan.cfg)
+        build.device(plan.cfg)
         data = plan.options["data"](where)
         allowed = benchmark.limit(plan, data, where, rates)
         print(f"depth {depth}: expected at most {allowed:,.0f} images/s of the plain loop in float32", flush=True)
@@ -209,7 +209,7 @@ def speed(tiny: bool, names: list[str], seconds: float) -> Iterator[dict[str, An
             if time.monotonic() - start > seconds:
                 break
             plan = made(tiny, f"depth={depth}", VARIANTS[name], images=images)
-            app.device(plan.cfg)
+            build.device(plan.cfg)
             row: dict[str, Any] = {"depth": depth, "variant": name}
             try:
                 row["images_s"] = _rate(benchmark.ours(plan, data, where), images)

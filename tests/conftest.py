@@ -75,7 +75,8 @@ def bomb(width: int, height: int) -> bytes:
 @contextmanager
 def another_process_holds(path: Path, then: str = "print('held', flush=True); sys.stdin.read()") -> Iterator[Popen]:
     """A process that has the lock at `path`, while it does `then`; it is killed at the end."""
-    code = f"import sys, pathlib; from depthlab.files import locked\nwith locked(pathlib.Path(sys.argv[1])): {then}"
+    code = "import sys, pathlib; from depthlab.machine.files import locked\n"
+    code += f"with locked(pathlib.Path(sys.argv[1])): {then}"
     with Popen([sys.executable, "-c", code, path], stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from conftest import ROOT, presets
 from depthlab import config
 from depthlab.errors import Mistake
-from depthlab.plan import MODULES as PARTS
-from depthlab.plan import plan as checked
+from depthlab.run.plan import MODULES as PARTS
+from depthlab.run.plan import plan as checked
 from depthlab.training import optimizer, schedule
 
 CONFIGS = ROOT / "configs"

@@ -9,9 +9,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from conftest import ROOT
 from depthlab.config import experiment_rows, swept
-from depthlab.plan import plan
 from depthlab.reports.collect import Result, rows
 from depthlab.reports.verdict import judge
+from depthlab.run.plan import plan
 
 NAMES = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
 SCALE = {"imagenet_depth": "imagenet"}

@@ -10,8 +10,8 @@ import torch
 from conftest import Counted
 from depthlab import config, probes
 from depthlab.errors import Mistake
-from depthlab.plan import MODULES
 from depthlab.reports.collect import load
+from depthlab.run.plan import MODULES
 from depthlab.training import optimizer, schedule
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=3")

@@ -33,7 +33,7 @@ class Callable(ModuleType):
 def __getattr__(name: str) -> Any:  # torch and Hydra only when something is asked for
     if name not in __all__:
         raise AttributeError(f"module 'depthlab' has no attribute '{name}'")
-    if name in ("network", "runs"):
+    if name in ("network", "run"):
         return import_module(f"depthlab.{name}")
     return getattr(import_module("depthlab.api"), name)
 

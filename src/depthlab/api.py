@@ -17,19 +17,20 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from depthlab import app, config, probes
-from depthlab.compose import Composed, compose, mistakes
+from depthlab import config, probes
+from depthlab.command.compose import Composed, compose, mistakes
 from depthlab.config import CONFIGS
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
 from depthlab.network.constructed import construct
 from depthlab.network.resnet import Network
-from depthlab.plan import HOUSE, Plan, plan
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
-from depthlab.runs import Record, Run
+from depthlab.run import build, start
+from depthlab.run.directory import Record, Run
+from depthlab.run.plan import HOUSE, Plan, plan
 
 Words = str | Sequence[str]
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def network(words: Words) -> Network:
     if planned.twin:
         x, _ = planned.options["data"](CPU).first("train", 1000)
         with _untouched():
-            construct(net, app.trained(planned.twin, _network(planned.twin)), x)
+            construct(net, build.trained(planned.twin, _network(planned.twin)), x)
     elif file := planned.config["weights"]:
         weights.fit(weights.read(**file), net, file["file"]).fill(net)
     return net
@@ -93,7 +94,7 @@ def run(words: Words, *, brief: bool = True) -> Record:
     sys.argv = ["depthlab.run", words if isinstance(words, str) else shlex.join(words)]
     try:
         with _untouched():
-            return app.run(*composed, brief=brief)
+            return start.run(*composed, brief=brief)
     except SystemExit as stop:
         if stop.code == 130:
             raise KeyboardInterrupt("stopped and saved; the same call goes on") from None
@@ -115,7 +116,7 @@ def load(folder: str | Path) -> Loaded:
     planned = _planned([f"config={home.config}"])
     planned.run = home
     with _untouched():
-        net = app.trained(planned, _network(planned))
+        net = build.trained(planned, _network(planned))
     return Loaded(net.eval(), yaml.safe_load(home.config.read_text()), lambda: planned.options["data"](CPU))
 
 
@@ -195,7 +196,7 @@ def _network(planned: Plan) -> Network:
         seen: Any = SimpleNamespace(shape=(3, data["size"], data["size"]), classes=CLASSES[data["name"]])
     else:
         seen = planned.options["data"](CPU)
-    return app.network(planned, cast(DataSet, seen), CPU)
+    return build.network(planned, cast(DataSet, seen), CPU)
 
 
 @contextmanager

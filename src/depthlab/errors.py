@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from math import inf
 
 # What other programs call them.
 ALIASES = {"lr": "recipe.rate", "learning_rate": "recipe.rate", "batch_size": "recipe.batch", "batch": "recipe.batch"}
@@ -24,6 +25,19 @@ class Mistake(Exception):
 def one_of(option: str, given: object, allowed: Iterable[object]) -> Mistake:
     """The mistake of a value outside a list: `skip=identiy: did you mean identity? (allowed: conv, ...)`."""
     return Mistake(f"{option}={given}: {hint(str(given), allowed)}")
+
+
+def within(option: str, given: float, low: float, high: float = inf, reason: str = "", *, ends: str = "[]") -> None:
+    """Mistake unless a number lies in a range: `data.subset=0: from 1 to 1437 (reason)`.
+
+    `ends`: as intervals are written, `[)` for low <= given < high; infinity and nan are in no range.
+    """
+    above, under = ends[0] == "(", ends[1] == ")"
+    if (low < given if above else low <= given) and (given < high if under or high == inf else given <= high):
+        return
+    bounds = f"{'above' if above else 'at least'} {low}" + f" and under {high}" * under
+    allowed = f"from {low} to {high}" if ends == "[]" and high < inf else bounds
+    raise Mistake(f"{option}={given}: {allowed}" + f" ({reason})" * bool(reason))
 
 
 def wrong_value(option: str, text: str) -> Mistake:

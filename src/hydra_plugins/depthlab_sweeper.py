@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from depthlab.config import CONFIGS, Config, experiment_rows, identity, installed, keys, owners, typed_again
 from depthlab.errors import Mistake
-from depthlab.workers import Job, handing_on, one_line
+from depthlab.machine.processes import Job, handing_on, one_line
 
 if TYPE_CHECKING:
-    from depthlab.plan import Plan
+    from depthlab.run.plan import Plan
 
 log = logging.getLogger("depthlab")
 
@@ -53,9 +53,9 @@ class DepthlabSweeper(BasicSweeper):
         exits with 1 if any run failed.
         """
         from depthlab.data.images import EXPECTED
-        from depthlab.describe import result
-        from depthlab.observe import log_to_console
-        from depthlab.plan import plan
+        from depthlab.run.console import log_to_console
+        from depthlab.run.describe import result
+        from depthlab.run.plan import plan
         from depthlab.training.distributed import torchruns
 
         if self.hydra_context is None or self.config is None:
@@ -132,7 +132,7 @@ class DepthlabSweeper(BasicSweeper):
 
 def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, int]]":
     """Sorts runs by what they compute, the seeds of a row together, rows that cost the same as they were typed."""
-    from depthlab.describe import multiply_adds
+    from depthlab.run.describe import multiply_adds
 
     def row(planned: "Plan") -> str:
         return repr({key: value for key, value in identity(planned.config).items() if key != "seed"})

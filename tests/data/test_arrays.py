@@ -165,15 +165,15 @@ def test_splits():
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"validation": 30}, "data.validation=30: allowed 0 to 29 (there are 30 training images)"),
-        ({"validation": -1}, "data.validation=-1: allowed 0 to 29 (there are 30 training images)"),
+        ({"validation": 30}, "data.validation=30: from 0 to 29 (there are 30 training images)"),
+        ({"validation": -1}, "data.validation=-1: from 0 to 29 (there are 30 training images)"),
         (
             {"validation": 5, "subset": 26},
-            "data.subset=26: allowed 1 to 25 (25 training images are left after data.validation=5)",
+            "data.subset=26: from 1 to 25 (25 training images are left after data.validation=5)",
         ),
-        ({"subset": 0}, "data.subset=0: allowed 1 to 30 (30 training images are left after data.validation=0)"),
-        ({"test_subset": 8}, "data.test_subset=8: allowed 1 to 7 (there are 7 test images)"),
-        ({"test_subset": 0}, "data.test_subset=0: allowed 1 to 7 (there are 7 test images)"),
+        ({"subset": 0}, "data.subset=0: from 1 to 30 (30 training images are left after data.validation=0)"),
+        ({"test_subset": 8}, "data.test_subset=8: from 1 to 7 (there are 7 test images)"),
+        ({"test_subset": 0}, "data.test_subset=0: from 1 to 7 (there are 7 test images)"),
     ],
 )
 def test_mistakes_of_size(keys, text):
@@ -184,7 +184,7 @@ def test_mistakes_of_size(keys, text):
 
 @pytest.mark.parametrize("size", [0, 31])
 def test_a_batch_larger_than_the_data_is_a_mistake_at_once(size):
-    with pytest.raises(Mistake, match=rf"recipe.batch={size}: allowed 1 to 30 \(the data holds 30 training images\)"):
+    with pytest.raises(Mistake, match=rf"recipe.batch={size}: from 1 to 30 \(the data holds 30 training images\)"):
         arrays().batches(size, seed=0)
 
 

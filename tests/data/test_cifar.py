@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from conftest import bomb
+from conftest import Counted, bomb
 from depthlab.data import cifar, cifar10, cifar100, dataset, fetch
 from depthlab.data.cifar import BATCHES, CIFAR10, CIFAR100, NAMES
 from depthlab.errors import Mistake
@@ -180,17 +180,14 @@ def test_a_cache_that_unpacks_without_end_is_left(kind, tmp_path, monkeypatch):
 
 
 def test_a_cache_that_holds_a_pickle_does_not_run_it(kind, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "marker",)
-
-    np.savez(tmp_path / "cifar10.npz", **dict.fromkeys(NAMES, np.array([Evil()], object)))
+    np.savez(tmp_path / "cifar10.npz", **dict.fromkeys(NAMES, np.array([Counted()], object)))
+    Counted.made = 0
     with pytest.raises(ValueError, match="allow_pickle=False"):
         cifar.read(tmp_path, kind)
-    assert not (tmp_path / "marker").exists()
+    assert Counted.made == 0
     with np.load(tmp_path / "cifar10.npz", allow_pickle=True) as file:
         assert len(file["train_x"])
-    assert (tmp_path / "marker").exists()  # so it would have run
+    assert Counted.made == 1  # so it would have run
 
 
 def test_an_oversize_file_of_a_folder_is_not_read(kind, parts, tmp_path, monkeypatch):
@@ -227,16 +224,13 @@ def test_batches_pickled_by_anyone(protocol, name, kind, parts, tmp_path):
 
 
 def test_a_pickle_is_not_run(kind, parts, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "exploded"),)
-
-    for content in (Bomb(), {"data": Bomb(), "labels": []}):
+    for content in (Counted(), {"data": Counted(), "labels": []}):
         as_pickles(tmp_path, parts)
         (tmp_path / "test_batch").write_bytes(pickle.dumps(content))
+        Counted.made = 0
         with pytest.raises(ValueError, match="no pickled dict of plain values and arrays"):
             cifar.read(tmp_path, kind)
-    assert not (tmp_path / "exploded").exists()
+        assert Counted.made == 0
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -123,11 +123,11 @@ def test_mistakes(folder, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.jpg")
     with pytest.raises(Mistake, match="with the same classes in both"):
         imagenet(tmp_path)
-    with pytest.raises(Mistake, match=r"data.validation=10: allowed 0 to 9"):
+    with pytest.raises(Mistake, match=r"data.validation=10: from 0 to 9"):
         imagenet(folder, validation=10)
-    with pytest.raises(Mistake, match=r"data.workers=-1: allowed 0 to"):
+    with pytest.raises(Mistake, match=r"data.workers=-1: from 0 to"):
         imagenet(folder, workers=-1)
-    with pytest.raises(Mistake, match=r"recipe.batch=11: allowed 1 to 10"):
+    with pytest.raises(Mistake, match=r"recipe.batch=11: from 1 to 10"):
         imagenet(folder).batches(11, seed=0)
     with pytest.raises(Mistake, match="split=validation"):
         imagenet(folder).evaluate("validation", 4)

@@ -66,7 +66,7 @@ def test_synthetic_is_learnable_and_always_the_same():
 
 @pytest.mark.parametrize("key", [key for key in SYNTHETIC if key != "augment"])
 def test_synthetic_refuses_nothing(key):
-    with pytest.raises(Mistake, match=f"data.{key}=0: allowed 1 to"):
+    with pytest.raises(Mistake, match=f"data.{key}=0: from 1 to"):
         depthlab.data.synthetic(CPU, **SYNTHETIC | {key: 0})
 
 
@@ -82,7 +82,7 @@ def test_a_line_is_even_and_in_order(points):
 
 
 def test_a_point_is_no_line():
-    with pytest.raises(Mistake, match=r"data.points=1: allowed 2 to .*both ends"):
+    with pytest.raises(Mistake, match=r"data.points=1: from 2 to .*both ends"):
         depthlab.data.line(CPU, points=1)
 
 

@@ -1,7 +1,6 @@
 """Weights from elsewhere against a second implementation of the networks that they come from, and torchvision's."""
 
 import pickle
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -10,6 +9,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
+from conftest import Counted
 from depthlab.errors import Mistake
 from depthlab.network import activation, norm, resnet, skip, unit
 from depthlab.network.resnet import from_torchvision
@@ -201,13 +201,6 @@ def test_what_does_not_fit_is_told_in_one_line(state, told):
     assert "\n" not in str(mistake.value)
 
 
-class Evil:
-    """A pickle that writes a file when it is read."""
-
-    def __reduce__(self):
-        return Path.touch, (Path("marker"),)
-
-
 def sparse():
     return {"a": torch.eye(2).to_sparse(), "b": torch.ones(1)}
 
@@ -215,8 +208,8 @@ def sparse():
 @pytest.mark.parametrize(
     ("write", "told"),
     [
-        (lambda path: torch.save({"state_dict": Evil()}, path), "could run code; save the state dict alone)"),
-        (lambda path: path.write_bytes(pickle.dumps(Evil())), "neither safetensors nor a state dict of torch ("),
+        (lambda path: torch.save({"state_dict": Counted()}, path), "could run code; save the state dict alone)"),
+        (lambda path: path.write_bytes(pickle.dumps(Counted())), "neither safetensors nor a state dict of torch ("),
         (lambda path: path.write_bytes(b"hello"), "(damaged, or another format)"),
         (lambda path: path.write_bytes(b""), "(damaged, or another format)"),
         (lambda path: path.write_bytes(b'\x09\0\0\0\0\0\0\0{"a": 3}.'), "(damaged, or another format)"),
@@ -228,11 +221,12 @@ def sparse():
 def test_what_is_no_file_of_weights_is_told_and_never_run(tmp_path, monkeypatch, write, told):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "file")
+    Counted.made = 0
     with pytest.raises(Mistake) as mistake:
         read(**given("file"))
     assert told in str(mistake.value)
     assert "\n" not in str(mistake.value)
-    assert not Path("marker").exists()
+    assert Counted.made == 0
 
 
 def test_a_file_is_known_by_its_content(tmp_path):

@@ -10,11 +10,11 @@ from torch import nn
 
 import depthlab.data
 from depthlab.errors import Mistake
-from depthlab.measure import Probe
 from depthlab.network import norm, skip, unit
 from depthlab.network.unit import Unit
 from depthlab.probes import lesion, paths
 from depthlab.probes.lesion import alike, kendall_tau, permuted, replacing, without
+from depthlab.run.probing import Probe
 
 X, Y = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(24) % 10
 DATA = depthlab.data.synthetic(

@@ -7,8 +7,8 @@ import torch
 from test_inside import made, same, snapshot
 
 from depthlab import probes
-from depthlab.measure import Probe
 from depthlab.network import skip
+from depthlab.run.probing import Probe
 
 PROBES = [
     partial(probes.loss_surface, points=3, line_points=3, reach=1.0, seed=0),

@@ -10,11 +10,11 @@ from test_inside import made, same, snapshot
 
 import depthlab.data
 from depthlab.errors import Mistake
-from depthlab.measure import Probe
 from depthlab.network import norm, skip, unit
 from depthlab.probes import gradient_correlation, lambda_product, shattered_gradients
 from depthlab.probes.constant import constant_statistics
 from depthlab.probes.shattered_gradients import autocorrelation
+from depthlab.run.probing import Probe
 
 LINE = torch.linspace(-2, 2, 256).view(-1, 1, 1, 1)
 LABELS = (LINE.flatten() > 0).long()

@@ -76,8 +76,10 @@ def test_it_is_whole(made):
     assert tags.open == []
     assert len(tags.ids) == len(set(tags.ids))
     assert tags.seen.count("svg") == 4
-    assert tags.seen.count("details") == 8 == sum(len(sheet.results) for sheet in report.sheets)
-    assert "  name: digits\ndepth: 20\n" in text
+    rows = [row for sheet in report.sheets for row in sheet.rows]
+    assert tags.seen.count("details") == len(report.sheets) + len(rows) == 6
+    assert all(text.count(f"- {result.path.name}\n") == 1 for row in rows for result in row.results)
+    assert text.count("data.name: digits\n") == text.count("depth: 56\n") == 1
     assert text.count("python train.py experiment=") == 2
     assert "<td>32.00" in text or "<td>31.00 ± 1.00" in text
 

@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from conftest import ROOT
-from depthlab import app
+from depthlab.machine.processes import together
+from depthlab.run.start import run
 from depthlab.training.distributed import Ranks
-from depthlab.workers import together
 
 RUN = (
     *("data=digits", "data.augment=true", "data.subset=200", "data.validation=21"),
@@ -71,7 +71,7 @@ def run_cases(cases, rank):
     for cfg, choices, ports in cases:
         with open(f"started-{rank}", "a") as file:
             file.write(f"{cfg.output_dir}\n")
-        app.run(cfg, choices, brief=True, ranks=Ranks(rank, 2, rank, 2, None, ports))
+        run(cfg, choices, brief=True, ranks=Ranks(rank, 2, rank, 2, None, ports))
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,10 @@ def outputs(tmp_path_factory):
         for store, (name, (cfg, choices)) in zip(stores, made.items(), strict=True):
             two = cfg.copy()
             cfg.output_dir, two.output_dir = f"one/{name}", f"two/{name}"
-            app.run(cfg, choices, brief=True)
+            run(cfg, choices, brief=True)
             cases.append((two, choices, store.port))
         cfg, choices = composed(*RUN, "norm=ghost", "norm.size=16", "output_dir=one/ghost")
-        app.run(cfg, choices, brief=True)
+        run(cfg, choices, brief=True)
         together(partial(run_cases, cases), 2)
         torch.set_num_threads(threads)
     finally:
@@ -172,10 +172,10 @@ def test_a_run_diverges_for_all(outputs):
 
 def test_only_the_first_writes(outputs):
     assert (outputs / "started-1").read_text() == (outputs / "started-0").read_text()
-    for run in outputs.glob("two/*/digits/*"):
-        assert len([*run.glob("events*")]) == 1
-        assert (run / "train.log").read_text().count(": finished") <= 1
-        assert json.loads((run / "summary.json").read_text())["devices"] == 2
+    for home in outputs.glob("two/*/digits/*"):
+        assert len([*home.glob("events*")]) == 1
+        assert (home / "train.log").read_text().count(": finished") <= 1
+        assert json.loads((home / "summary.json").read_text())["devices"] == 2
 
 
 # in processes as a person starts them

@@ -149,11 +149,11 @@ def test_no_share_is_no_warm_up(name):
 # key, the values at the edge that are right, the values beyond it, what the line says
 RANGES = [
     ("batch", [1, 4096], [0, -1], "at least 1"),
-    ("iterations", [0, 1, None], [-1, 2**31], "from 0 to 2^31"),
-    ("rate", [1e-300, 1e300], [0.0, -0.1, math.inf, math.nan], "a positive number"),
+    ("iterations", [0, 1, None], [-1, 2**31], "from 0 to 2147483647"),
+    ("rate", [1e-300, 1e300], [0.0, -0.1, math.inf, math.nan], "above 0"),
     ("momentum", [0.0, 0.999], [1.0, -0.1, math.nan, math.inf], "at least 0 and under 1"),
     ("decay", [0.0, 1e300], [-1e-9, math.inf, math.nan], "at least 0"),
-    ("warmup.rate", [1e-300], [0.0, -1.0, math.inf, math.nan], "a positive number"),
+    ("warmup.rate", [1e-300], [0.0, -1.0, math.inf, math.nan], "above 0"),
     ("warmup.share", [0.0, 1.0], [-0.001, 1.001, math.nan], "from 0 to 1"),
     ("decay_on", ["all", "weights", "convolutions"], ["weight", "All", ""], "(allowed: all, weights, convolutions)"),
     ("schedule_on", [None, "convolutions"], ["weight", "All"], "(allowed: all, weights, convolutions)"),

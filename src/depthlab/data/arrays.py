@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from depthlab.data.dataset import cut, divide, generator, stream, within
-from depthlab.errors import one_of
+from depthlab.data.dataset import cut, divide, generator, stream
+from depthlab.errors import one_of, within
 
 Normalize = Literal["pixel_mean", "channel", "imagenet", "none"]
 MEAN = (0.485, 0.456, 0.406)

@@ -30,7 +30,7 @@ from depthlab.data.dataset import vision
 from depthlab.data.fetch import Failed, download
 from depthlab.data.pickles import unpickled
 from depthlab.errors import Mistake, one_of
-from depthlab.files import replacing
+from depthlab.machine.files import replacing
 
 log = logging.getLogger(__name__)
 

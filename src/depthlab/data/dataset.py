@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthlab.errors import Mistake
+from depthlab.errors import Mistake, within
 
 Rows = TypeVar("Rows", bound=Tensor | Sequence)
 
@@ -97,12 +97,6 @@ def stream(
             rows = rows[size:]
 
     return cuts(epoch)
-
-
-def within(option: str, given: int, low: int, high: int, reason: str) -> None:
-    """Mistake unless low <= given <= high: `data.subset=0: allowed 1 to 1437 (reason)`."""
-    if not low <= given <= high:
-        raise Mistake(f"{option}={given}: allowed {low} to {high} ({reason})")
 
 
 def divide(images: int, validation: int, subset: int | None) -> tuple[range, range]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from depthlab.data.arrays import DEVIATION, MEAN, nchw
-from depthlab.data.dataset import cut, divide, generator, stream, vision, within
-from depthlab.errors import Mistake, one_of
-from depthlab.workers import leave_group, unheard
+from depthlab.data.dataset import cut, divide, generator, stream, vision
+from depthlab.errors import Mistake, one_of, within
+from depthlab.machine.processes import leave_group, unheard
 
 COLORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 """Principal components of ImageNet's pixels, one a column, and ..."""

@@ -3,7 +3,7 @@
 import torch
 
 from depthlab.data.arrays import Arrays
-from depthlab.data.dataset import within
+from depthlab.errors import within
 
 
 def line(device: torch.device, *, points: int) -> Arrays:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from depthlab.data.arrays import Arrays
-from depthlab.data.dataset import within
+from depthlab.errors import within
 
 
 def synthetic(

@@ -12,7 +12,7 @@ import yaml
 
 from depthlab.config import chosen, identity
 from depthlab.errors import Mistake
-from depthlab.runs import Record, Run
+from depthlab.run.directory import Record, Run
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
-"""A folder's report as one HTML page that needs nothing else: figures, tables, verdicts, each run's config."""
+"""A folder's report as one HTML page that needs nothing else: figures, tables, verdicts, each row's config."""
 
 from html import escape
+from typing import Any
 
 import yaml
 
-from depthlab.config import UNSCIENTIFIC
-from depthlab.reports.collect import Result
+from depthlab.config import UNSCIENTIFIC, flat
+from depthlab.reports.collect import Row
 from depthlab.reports.figure import inline
 from depthlab.reports.table import Report, Sheet, about, table
 
@@ -81,15 +82,30 @@ def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
     parts.append("</table></div>")
     parts += ["<h3>Missing</h3>", _list(sheet.missing)] if sheet.missing else []
     parts += [f'<p class="soft">Made with {escape(sheet.versions)}.</p>', "<h3>Runs</h3>"]
-    return parts + [_run(result) for result in sheet.results]
+    return parts + _runs(sheet.rows)
 
 
-def _run(result: Result) -> str:
-    shown = {key: value for key, value in result.config.items() if key not in UNSCIENTIFIC}  # no one's folders
-    if isinstance(shown.get("data"), dict):
-        shown["data"] = {key: value for key, value in shown["data"].items() if key != "root"}
-    config = escape(yaml.safe_dump(shown, sort_keys=False))
-    return f"<details><summary>{escape(result.path.name)}</summary><pre>{config}</pre></details>"
+def _runs(rows: list[Row]) -> list[str]:
+    """What all runs of a sheet share, once; of each row what is its own, and its runs, one a seed."""
+    configs = [_shown(row.results[0].config) for row in rows]
+    first = configs[0] if configs else {}
+    shared = {key: value for key, value in first.items() if all(key in c and c[key] == value for c in configs)}
+    parts = [_details("All", shared)] if rows else []
+    for row, config in zip(rows, configs, strict=True):
+        own = {key: value for key, value in config.items() if key not in shared}
+        parts.append(_details(row.label, own | {"runs": [result.path.name for result in row.results]}))
+    return parts
+
+
+def _shown(config: dict[str, Any]) -> dict[str, Any]:
+    """All but the seed, and no one's folders."""
+    hidden = UNSCIENTIFIC | {"seed", "data.root"}
+    return {key: value for key, value in flat(config).items() if not {key, key.split(".")[0]} & hidden}
+
+
+def _details(title: str, values: dict[str, Any]) -> str:
+    text = escape(yaml.safe_dump(values, sort_keys=False))
+    return f"<details><summary>{escape(title)}</summary><pre>{text}</pre></details>"
 
 
 def _list(lines: list[str]) -> str:

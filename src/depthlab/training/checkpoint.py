@@ -10,7 +10,7 @@ from warnings import catch_warnings
 import torch
 
 from depthlab.errors import Mistake
-from depthlab.files import replacing
+from depthlab.machine.files import replacing
 from depthlab.training.loop import State
 
 log = logging.getLogger("depthlab")

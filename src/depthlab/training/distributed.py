@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from depthlab.data.dataset import generator
-from depthlab.workers import one_line
+from depthlab.machine.processes import one_line
 
 T = TypeVar("T")
 

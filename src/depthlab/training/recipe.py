@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
-from depthlab.errors import Mistake, one_of
+from depthlab.errors import Mistake, one_of, within
 
 Schedule = Callable[[int, int], float]
 
@@ -73,20 +72,15 @@ def check_rates(recipe: Recipe, schedule: Schedule, steps: int) -> None:
 
 def check(recipe: Recipe) -> None:
     """Raises Mistake on a constant outside its range."""
-    positive = "a positive number"
-    rules = [
-        ("batch", recipe.batch, recipe.batch >= 1, "at least 1"),
-        ("iterations", recipe.iterations, 0 <= (recipe.iterations or 0) < 2**31, "from 0 to 2^31"),
-        ("rate", recipe.rate, 0 < recipe.rate < inf, positive),
-        ("momentum", recipe.momentum, 0 <= recipe.momentum < 1, "at least 0 and under 1"),
-        ("nesterov", recipe.nesterov, recipe.momentum > 0 or not recipe.nesterov, "needs recipe.momentum above 0"),
-        ("decay", recipe.decay, 0 <= recipe.decay < inf, "at least 0"),
-        ("warmup.rate", recipe.warmup.rate, 0 < recipe.warmup.rate < inf, positive),
-        ("warmup.share", recipe.warmup.share, 0 <= recipe.warmup.share <= 1, "from 0 to 1"),
-    ]
-    for key, given, right, allowed in rules:
-        if not right:
-            raise Mistake(f"recipe.{key}={given}: {allowed}")
+    within("recipe.batch", recipe.batch, 1)
+    within("recipe.iterations", recipe.iterations or 0, 0, 2**31 - 1)
+    within("recipe.rate", recipe.rate, 0, ends="(]")
+    within("recipe.momentum", recipe.momentum, 0, 1, ends="[)")
+    if recipe.nesterov and not recipe.momentum:
+        raise Mistake("recipe.nesterov=True: needs recipe.momentum above 0")
+    within("recipe.decay", recipe.decay, 0)
+    within("recipe.warmup.rate", recipe.warmup.rate, 0, ends="(]")
+    within("recipe.warmup.share", recipe.warmup.share, 0, 1)
     for key, given in (("decay_on", recipe.decay_on), ("schedule_on", recipe.schedule_on or "all")):
         if given not in PARTS:
             raise one_of(f"recipe.{key}", given, PARTS)

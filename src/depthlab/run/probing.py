@@ -11,7 +11,7 @@ from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network.resnet import Network
 from depthlab.probes.inside import untouched
-from depthlab.runs import Record, Run
+from depthlab.run.directory import Record, Run
 
 log = logging.getLogger("depthlab")
 

@@ -10,7 +10,8 @@ import pytest
 @pytest.fixture
 def taking(tmp_path):
     """`taking(count)` is the GPU that a new process took, which holds it until the end of the test."""
-    code = "import sys; from depthlab.gpus import take; print(*take(int(sys.argv[1])), flush=True); sys.stdin.read()"
+    code = "import sys; from depthlab.machine.gpus import take\n"
+    code += "print(*take(int(sys.argv[1])), flush=True); sys.stdin.read()"
     with ExitStack() as stack:
 
         def take(count, **environment):
@@ -52,7 +53,7 @@ def test_a_single_gpu_needs_no_lock(taking, tmp_path):
 
 
 def test_a_process_keeps_its_gpu(tmp_path):
-    code = "from depthlab.gpus import take; print(*take(2), *take(2))"
+    code = "from depthlab.machine.gpus import take; print(*take(2), *take(2))"
     done = subprocess.run([sys.executable, "-c", code], env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
     assert done.stdout == "0 0\n"
 
@@ -63,6 +64,6 @@ def test_a_run_of_many_processes_takes_many_gpus_none_twice(taking, tmp_path):
     taking(4)
     second.kill()
     second.wait()  # 1 and 3 are free
-    code = "from depthlab.gpus import take; print(take(4, 2), take(4, 4), take(4))"
+    code = "from depthlab.machine.gpus import take; print(take(4, 2), take(4, 4), take(4))"
     done = subprocess.run([sys.executable, "-c", code], env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
     assert done.stdout == "[1, 3] [1, 3, 0, 2] [1]\n"

@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthlab.measure import Probe, due
-from depthlab.runs import Run
+from conftest import ROOT
+from depthlab.run.directory import Run
+from depthlab.run.probing import Probe, due
 
 SHORT = (
     "data=digits",
@@ -24,7 +25,7 @@ SHORT = (
     "recipe.batch=32",
 )
 SHORT += ("recipe.iterations=14", "threads=1")
-ALL = sorted(path.stem for path in (Path(__file__).parent.parent / "configs/probe").glob("*.yaml"))
+ALL = sorted(path.stem for path in (ROOT / "configs/probe").glob("*.yaml"))
 LOOK = "probe=[activations,gradients]"
 
 
@@ -95,10 +96,7 @@ def looks(run, name):
 
 
 def test_a_run_with_all_probes_is_bit_for_bit_the_run_without(command):
-    small = {
-        name: yaml.safe_load((Path(__file__).parent.parent / f"configs/probe/{name}.yaml").read_text())
-        for name in ALL
-    }
+    small = {name: yaml.safe_load((ROOT / f"configs/probe/{name}.yaml").read_text()) for name in ALL}
     fewer = [
         f"probe.{name}.images=16" for name, node in small.items() if node["images"] is None or node["images"] > 16
     ]
@@ -146,9 +144,9 @@ def test_at_initialisation(command):
 
 def test_an_interrupted_probe_is_measured_again(command, monkeypatch):
     """Ctrl-C in the middle of a look ends it at once; the same command looks again, at every point once."""
-    from depthlab import measure
+    from depthlab.run import probing
 
-    straight, count = measure.Probe.__call__, 0
+    straight, count = probing.Probe.__call__, 0
 
     def interrupting(self, *given):
         nonlocal count
@@ -159,7 +157,7 @@ def test_an_interrupted_probe_is_measured_again(command, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return straight(self, *given)
 
-    monkeypatch.setattr(measure.Probe, "__call__", interrupting)
+    monkeypatch.setattr(probing.Probe, "__call__", interrupting)
     stops = []
     while (stop := command(*SHORT, LOOK)).code:
         stops.append(stop.code)

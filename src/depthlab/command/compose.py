@@ -11,9 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from depthlab import config
+from depthlab.command.words import readable
 from depthlab.config import CONFIGS
 from depthlab.errors import mistake
-from depthlab.words import readable
 
 owners = partial(config.owners, CONFIGS)
 OmegaConf.register_new_resolver("options", lambda: config.help_text(CONFIGS), replace=True)

@@ -16,7 +16,7 @@ from multiprocessing import connection, resource_tracker
 from types import FrameType
 from typing import Any, ClassVar
 
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # as in command.py, which workers need not import
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # as in command/cli.py, which workers need not import
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from depthlab.describe import changed, duration, made_with
+from depthlab.run.describe import changed, duration, made_with
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from depthlab import config
-from depthlab.compose import owners
+from depthlab.command.compose import owners
+from depthlab.command.words import readable
 from depthlab.errors import Mistake, told_in_one_line
-from depthlab.words import readable
 
 if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -27,13 +27,13 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the pl
 
 def task(cfg: DictConfig) -> None:
     """One run; in a sweep an error belongs to its run alone."""
-    from depthlab import app  # torch only now: --help and completion need none
+    from depthlab.run.start import run  # torch only now: --help and completion need none
 
     sweep, choices = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().runtime.choices
     with nullcontext() if sweep else told_in_one_line(config.keys, owners):
         if not sweep and (launcher := choices["hydra/launcher"]) != "basic":
             raise Mistake(f"hydra/launcher={launcher}: starts the runs of a sweep; add -m")
-        app.run(cfg, choices, brief=sweep)
+        run(cfg, choices, brief=sweep)
 
 
 main = hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="train")(task)

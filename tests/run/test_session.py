@@ -69,14 +69,14 @@ def test_stopped_after_every_iteration_and_every_test_batch(command, undisturbed
                 signal.raise_signal(number)
             yield metrics
 
-    monkeypatch.setattr("depthlab.app.train", stopping)
+    monkeypatch.setattr("depthlab.run.build.train", stopping)
     codes = []
     while (stop := command(*RUN)).code:
         codes.append(stop.code)
         assert "to continue: python train.py data=digits" in stop.out
         assert len(codes) < 30
         if len(codes) == 8:  # an evaluation is longer than 4 yields and starts again each time: let it pass
-            monkeypatch.setattr("depthlab.app.train", straight)
+            monkeypatch.setattr("depthlab.run.build.train", straight)
     assert set(codes) == {code}
     assert reached == len(codes) >= 3
     assert same(outcome_of_run(), undisturbed)
@@ -104,9 +104,9 @@ def test_each_option_goes_on_bit_for_bit(command, monkeypatch, option):
                     signal.raise_signal(signal.SIGINT)
                 yield metrics
 
-        monkeypatch.setattr("depthlab.app.train", stopping)
+        monkeypatch.setattr("depthlab.run.build.train", stopping)
         assert command(*run).code == 130
-    monkeypatch.setattr("depthlab.app.train", trained)
+    monkeypatch.setattr("depthlab.run.build.train", trained)
     assert command(*run).code == 0
     assert same(outcome_of_run(), straight)
 
@@ -125,9 +125,9 @@ def test_killed_anywhere_around_the_end(command, undisturbed, monkeypatch):
     def die(*args, **kwargs):
         raise Killed
 
-    for name in ("depthlab.runs.Run.finish", "depthlab.describe.summary", "depthlab.training.checkpoint.save"):
+    for name in ("run.directory.Run.finish", "run.describe.summary", "training.checkpoint.save"):
         with monkeypatch.context() as broken:
-            broken.setattr(name, die)
+            broken.setattr(f"depthlab.{name}", die)
             with pytest.raises(Killed):
                 command(*RUN, "checkpoint_every=0")
     assert command(*RUN).code == 0
@@ -209,9 +209,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(command, undisturbed, 
 @pytest.mark.parametrize(
     ("name", "then", "words"),
     [
-        ("depthlab.describe._commit", lambda: "0123abc", "commit {commit} -> 0123abc"),
-        ("depthlab.describe.version", {"depthlab": "9", "torch": "8"}.get, "depthlab 0.1.0 -> 9, torch {torch} -> 8"),
-        ("depthlab.describe.platform.python_version", lambda: "4.0.0", "python {python} -> 4.0.0"),
+        ("_commit", lambda: "0123abc", "commit {commit} -> 0123abc"),
+        ("version", {"depthlab": "9", "torch": "8"}.get, "depthlab 0.1.0 -> 9, torch {torch} -> 8"),
+        ("platform.python_version", lambda: "4.0.0", "python {python} -> 4.0.0"),
     ],
 )
 def test_software_that_changed_since_the_checkpoint_is_told(
@@ -220,7 +220,7 @@ def test_software_that_changed_since_the_checkpoint_is_told(
     saved = torch.load(stopped / "checkpoint.pt", weights_only=True)
     words = words.format(commit=saved["git_commit"], **saved["versions"])
     with monkeypatch.context() as changed:
-        changed.setattr(name, then)
+        changed.setattr(f"depthlab.run.describe.{name}", then)
         out = command(*RUN).out
     assert out.count("goes on with other software") == 1
     assert f"{stopped.name}: goes on with other software than before: {words}\n" in out
@@ -289,7 +289,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_same_command_continues(c
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
     with monkeypatch.context() as broken:
-        broken.setattr("depthlab.runs.Run.append", full)
+        broken.setattr("depthlab.run.directory.Run.append", full)
         outcome = command(*RUN)
     assert outcome.code == 1
     assert outcome.err == "error: metrics.jsonl: No space left on device; the same command continues\n"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthlab.errors import Mistake
-from depthlab.runs import Run
+from depthlab.run.directory import Run
 
 CONFIG = {
     "depth": 20,
@@ -69,7 +69,7 @@ def test_a_path_that_cannot_be_made_is_one_line(tmp_path):
 
 def test_an_owned_run_is_another_processs_mistake(run):
     code = (
-        "import sys, pathlib; from depthlab.runs import Run; from depthlab.errors import Mistake\n"
+        "import sys, pathlib; from depthlab.run.directory import Run; from depthlab.errors import Mistake\n"
         "try:\n  with Run(pathlib.Path(sys.argv[1])).owned(): print('owned')\n"
         "except Mistake as mistake: print(mistake)"
     )
@@ -161,7 +161,7 @@ def test_each_record_is_on_the_disk_when_append_is_done(run, monkeypatch):
     import os
 
     sizes = []
-    monkeypatch.setattr("depthlab.runs.os.fsync", lambda number: sizes.append(os.fstat(number).st_size))
+    monkeypatch.setattr("depthlab.run.directory.os.fsync", lambda number: sizes.append(os.fstat(number).st_size))
     run.append({"step": 1})
     assert sizes == [run.metrics.stat().st_size] == [len('{"step": 1}\n')]
 

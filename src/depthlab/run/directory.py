@@ -1,14 +1,10 @@
-"""The run directory: what is written, and how it is read back. No torch in here.
-
-Called, `depthlab.runs("outputs")`, it is `depthlab.api.runs`.
-"""
+"""The run directory: what is written, and how it is read back. No torch in here."""
 
 import hashlib
 import json
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,14 +13,11 @@ from typing import Any
 
 import yaml
 
-from depthlab import Callable
 from depthlab.config import identity
 from depthlab.errors import Mistake
-from depthlab.files import locked, replacing, sweep
+from depthlab.machine.files import locked, replacing, sweep
 
 Record = dict[str, Any]
-
-sys.modules[__name__].__class__ = Callable
 
 
 class Run:

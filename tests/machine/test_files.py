@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from conftest import another_process_holds
-from depthlab.files import locked, replacing, sweep
+from depthlab.machine.files import locked, replacing, sweep
 
 
 def test_what_is_written_takes_the_files_place(tmp_path):

@@ -14,11 +14,11 @@ from torch import nn
 
 from depthlab import config, data, network, probes
 from depthlab.config import Config
-from depthlab.errors import Mistake, hint, wrong_value
-from depthlab.measure import Probe, missing
+from depthlab.errors import Mistake, hint, within, wrong_value
 from depthlab.network import activation, constructed, init, norm, skip, unit, weight, weights
 from depthlab.network.resnet import Network
-from depthlab.runs import Record, Run
+from depthlab.run.directory import Record, Run
+from depthlab.run.probing import Probe, missing
 from depthlab.training import optimizer, recipe, schedule
 
 MODULES: dict[str, ModuleType] = {"skip": skip, "unit": unit, "norm": norm, "init": init, "activation": activation}
@@ -89,13 +89,12 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         "threads": (1, 1024),
         "devices": (1, 65536),
         "seed": (0, 2**31 - 1),
-        "epochs": (0, 1e6),
-        "checkpoint_every": (0, 1e9),
+        "epochs": (0, 10**6),
+        "checkpoint_every": (0, 10**9),
     }
     for key, (low, high) in limits.items():
-        given = getattr(cfg, key)
-        if given is not None and not low <= given <= high:
-            raise Mistake(f"{key}={given}: from {low} to {high:.0f}")
+        if (given := getattr(cfg, key)) is not None:
+            within(key, given, low, high)
     batch, devices = cfg.recipe.batch, cfg.devices
     if batch % devices:
         near = max(n for n in range(1, devices) if batch % n == 0)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from depthlab.command.words import readable
 from depthlab.errors import Mistake
-from depthlab.words import readable
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=1", "seed=0")
 HYDRAS = ("full_key", "object_type", "struct", "ConfigAttribute", "Traceback", "hydra.errors", "MissingConfig")

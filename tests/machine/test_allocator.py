@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import torch
-from depthlab import allocator
+from depthlab.machine import allocator
 allocator.{}()
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

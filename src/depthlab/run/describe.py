@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthlab.config import label
 from depthlab.data.dataset import DataSet
 from depthlab.network.weights import NAMINGS, Start
-from depthlab.plan import Plan
-from depthlab.runs import Record
+from depthlab.run.directory import Record
+from depthlab.run.plan import Plan
 
 HORIZON = {"bf16": 27, "tf32": 40, "fp32": 83}
 """Layers at which half of a plain network's first gradient is rounding, with batch norm and ReLU; means of
@@ -24,11 +24,28 @@ ten seeds on digits in batches of 64 (docs/precision.md)."""
 
 def multiply_adds(plan: Plan, shape: tuple[int, int, int], classes: int) -> int:
     """Multiply-adds of one image's forward pass through convolutions and linear maps, counted by torch."""
+    return _counted(plan, shape, classes)[0]
+
+
+def _counted(plan: Plan, shape: tuple[int, int, int], classes: int) -> tuple[int, int]:
+    """Multiply-adds, and parameters."""
     with torch.device("meta"):
         net = plan.build(shape, classes).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(torch.empty(1, *shape))
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2, sum(p.numel() for p in net.parameters())
+
+
+def facts(plan: Plan, images: DataSet, where: torch.device, processes: int, start: Start | None) -> Record:
+    """What is known of a run before its first iteration, and stands in its summary."""
+    operations, parameters = _counted(plan, images.shape, images.classes)
+    return {
+        "multiply_adds": operations,
+        "devices": processes,
+        "parameters": parameters,
+        **({"weights": _weights(plan, start)} if start or plan.twin else {}),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+    }
 
 
 def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Record) -> list[str]:
@@ -62,7 +79,7 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     ]
 
 
-def weights(plan: Plan, start: Start | None) -> str:
+def _weights(plan: Plan, start: Start | None) -> str:
     """Where a run's weights come from."""
     if start is None:
         added = plan.cfg.depth - plan.twin.cfg.depth if plan.twin else 0

@@ -1,0 +1,130 @@
+"""What a plan names, made: the device, prepared, and on it the network and the training loop."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from importlib.util import find_spec
+from typing import cast
+
+import numpy as np
+import torch
+
+from depthlab import config
+from depthlab.config import Config
+from depthlab.data.dataset import DataSet, share
+from depthlab.errors import Mistake, within
+from depthlab.machine import allocator, gpus
+from depthlab.network.graph import compiled, graphed
+from depthlab.network.resnet import Network
+from depthlab.network.rounding import BITS, rounded_operands
+from depthlab.run.plan import Plan
+from depthlab.training import checkpoint
+from depthlab.training.distributed import ALONE, Ranks
+from depthlab.training.loop import Metrics, State, train
+
+THREADS = torch.get_num_threads()
+
+
+def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
+    """Chooses the device and prepares it: threads, precision. Raises Mistake where there is none of that kind."""
+    name = cfg.device.name
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Mistake("device=cuda: this torch sees no GPU (allowed here: auto, cpu)")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if cfg.graph and (cfg.recompute or cfg.devices > 1):
+        raise Mistake("graph=true: a whole pass of one process; leave out recompute and devices")
+    if cfg.compile and cfg.recompute:
+        raise Mistake("compile=true: not together with recompute=true; leave one out")
+    if cfg.compile and not (shutil.which("g++") if name == "cpu" else find_spec("triton")):
+        raise Mistake(f"compile=true: torch.compile needs {'g++' if name == 'cpu' else 'triton'}, which is not here")
+    torch.set_num_threads(cfg.threads or max(1, THREADS // ranks.here))
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # numpy before 2.4 would warn later, where subnormals are flushed; this it keeps
+    torch.set_flush_denormal(True)
+    (allocator.return_blocks if cfg.recompute else allocator.keep_blocks)()
+    tensor_cores = "tf32" if cfg.precision.name == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = tensor_cores
+    torch.backends.cudnn.conv.fp32_precision = tensor_cores  # pyrefly: ignore[missing-attribute]
+    torch.backends.cudnn.benchmark = True
+    if name == "cpu":
+        return torch.device("cpu")
+    there = count_gpus(ranks.here)
+    index = gpus.take(there)[0] if ranks.gpu is None else ranks.gpu
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def count_gpus(wanted: int) -> int:
+    """How many GPUs this machine has; Mistake if more are wanted."""
+    there = torch.cuda.device_count()
+    within("devices", wanted, 1, there, "the GPUs of this machine")
+    return there
+
+
+def network(planned: Plan, images: DataSet, where: torch.device) -> Network:
+    """The network of a run on its device, in its precision and memory format."""
+    net = planned.build(images.shape, images.classes).to(where).to(memory_format=torch.channels_last)
+    if planned.cfg.precision.name == "fp64":
+        net.double().register_forward_pre_hook(lambda net, given: (given[0].to(net.head.weight.dtype),))
+    return net
+
+
+def trained(planned: Plan, net: Network) -> Network:
+    """The network with the weights that its run ended with. Raises Mistake where they are not there, or damaged."""
+    path = planned.run.checkpoint
+    if not path.exists():
+        raise Mistake(f"{path}: not there; the run's command, with rerun=true, makes it")
+    state = State(net, planned.optimizer(net, planned.cfg.recipe))
+    checkpoint.load(path, state, digest=config.digest(planned.config))
+    return net
+
+
+def iterations(cfg: Config, images: DataSet) -> int:
+    """The length of a run."""
+    if cfg.epochs is None:
+        return cfg.recipe.iterations or 0
+    return math.ceil(cfg.epochs * images.images / cfg.recipe.batch)
+
+
+def loop(
+    planned: Plan,
+    images: DataSet,
+    where: torch.device,
+    state: State,
+    steps: int,
+    ranks: Ranks = ALONE,
+    *,
+    over: bool = False,
+) -> Iterator[Metrics | None]:
+    """The loop, from the first process's `state` on; nothing if it says that all is `over`."""
+    cfg = planned.cfg
+    if cfg.compile:
+        compiled(cast(Network, state.net))
+    state.hand_out(ranks)
+    ranks.own_chance(cfg.seed, state.step)
+    formats: dict[str, Callable[[], AbstractContextManager]] = {}
+    formats["bf16"] = partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)
+    if where.type == "cpu":  # which has no tensor cores
+        formats["tf32"] = partial(rounded_operands, BITS["tf32"])
+    training = train(
+        state,
+        share(images, (ranks.rank, ranks.world)),
+        cfg.recipe,
+        planned.schedule,
+        depth=cfg.depth,
+        steps=steps,
+        seed=cfg.seed,
+        splits=splits(planned, images),
+        autocast=formats.get(cfg.precision.name, nullcontext),
+        ranks=ranks,
+        forward=graphed(state.net) if cfg.graph else None,
+    )
+    return iter(()) if ranks.first_says(over) else training
+
+
+def splits(planned: Plan, images: DataSet) -> tuple[str, ...]:
+    """What a run evaluates."""
+    return tuple(split for split in images.splits if split != "train" or planned.cfg.evaluate_train)

@@ -1,0 +1,97 @@
+"""What the console shows of a run: log lines, the progress bar, how long it will take."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+log = logging.getLogger("depthlab")
+
+
+class Console(logging.Handler):
+    """Log lines on standard output, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+        except BrokenPipeError:  # as in `python train.py | head`, which must not end the run
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def log_to_console() -> None:
+    """What depthlab says goes to the console; what it says for the log file only (debug) does not. Once is enough."""
+    if not any(isinstance(handler, Console) for handler in log.handlers):
+        log.addHandler(Console(logging.INFO))
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """What the console says also goes into the file at `path`."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class Progress:
+    """A bar with error, images/s and time left where there is a terminal; once, how long the run will take."""
+
+    def __init__(
+        self,
+        name: str | None,
+        steps: int,
+        done: int,
+        batch: int,
+        evaluations: float,
+        report: Callable[[], dict[str, float]],
+    ) -> None:
+        """`evaluations`: the cost of all those to come, in iterations; `report()` gives the metrics so far."""
+        self.bar = tqdm(
+            desc=name,
+            total=steps * batch,
+            initial=done * batch,
+            unit=" images",
+            unit_scale=True,
+            disable=None,
+            leave=False,
+        )
+        self.batch, self.left, self.report = batch, steps - done + evaluations, report
+        self.first: float | None = None
+        self.count, self.told, self.shown = 0, False, time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def step(self) -> float | None:
+        """After each iteration. Returns the estimated seconds to go, once, when a few iterations have been seen."""
+        now = time.monotonic()
+        self.bar.update(self.batch)
+        if not self.bar.disable and now - self.shown > 0.5:
+            self.bar.set_postfix_str(f"train error {self.report()['train_error']:.1f} %", refresh=False)
+            self.shown = now
+        if self.first is None:  # the first iteration, which is slow, is not counted
+            self.first = now
+            return None
+        self.count += 1
+        if self.told or (now - self.first < 2 and self.count < 20):
+            return None
+        self.told = True
+        return (now - self.first) / self.count * (self.left - 1 - self.count)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self.bar.close()
