@@ -8,7 +8,7 @@ import pytest
 from made import run
 
 from depthlab.reports.collect import telling
-from depthlab.reports.table import gather, grid, markdown, missing, table, terminal
+from depthlab.reports.table import beside, gather, grid, markdown, missing, table, terminal
 
 EXPERIMENT = {
     "title": "Deeper is worse",
@@ -202,3 +202,29 @@ def test_what_of_the_recipe_follows_from_another_key_is_no_part_of_a_label():
     assert telling(facts) == ["depth", "recipe.optimizer.name", "recipe.rate"]
     facts[0]["recipe.warmup.rate"] = 0.02
     assert telling(facts)[-1] == "recipe.warmup.rate"
+
+
+BATCH = {"norm": {"name": "batch"}}
+
+
+def test_lines_side_by_side_each_at_its_best_rate(tmp_path):
+    folder = tmp_path / "cures"
+    for depth in (20, 56):
+        for rate, error in ((0.1, 30.0), (0.3, 3.0)):
+            for skip, less in (("none", 0), ("identity", 2)):
+                run(
+                    folder,
+                    depth,
+                    skip,
+                    train=(error - less,),
+                    test=(9.0,),
+                    config={"recipe": {"rate": rate}, **BATCH},
+                )
+    lines = {"plain": "skip=none", "residual": "skip=identity", "neither": "skip=none norm=none"}
+    (folder / "steps.json").write_text(json.dumps({"residual": 1.234}))
+    heading, plain, residual, neither = beside(lines, gather(folder).sheets[0].rows, folder)
+    assert heading[:5] == ["", "norm", "shortcut", "train error, 20 layers", "train error, 56 layers"]
+    assert plain[:5] == ["plain", "yes", "no", "3.00", "3.00"]
+    assert residual[:5] == ["residual", "yes", "yes", "1.00", "1.00"]
+    assert residual[-2:] == ["+0", "1.23"]
+    assert neither == ["neither", "no", "no", "–", "–", "–", "–", "–", "–"]

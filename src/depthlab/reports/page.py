@@ -8,7 +8,7 @@ import yaml
 from depthlab.config import UNSCIENTIFIC, flat
 from depthlab.reports.collect import Row
 from depthlab.reports.figure import inline
-from depthlab.reports.table import Report, Sheet, about, table
+from depthlab.reports.table import BESIDE, Report, Sheet, about, table
 
 MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?", "not run": "–"}
 STYLE = """
@@ -75,14 +75,18 @@ def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
     for number, (name, caption) in enumerate(sheet.captions.items()):
         svg = inline(figures[name], f"f{number}s{report.sheets.index(sheet)}") if name in figures else ""
         parts.append(f'<figure><div class="wide">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>')
-    heading, *lines = [[escape(cell) for cell in line] for line in table(sheet)]
-    parts += ["<h3>Numbers</h3>", f'<p class="soft">{escape(about(sheet).capitalize())}.</p>']
-    parts.append(f'<div class="wide"><table><tr><th>{"<th>".join(heading)}</tr>')
-    parts += [f"<tr><td>{'<td>'.join(line)}</tr>" for line in lines]
-    parts.append("</table></div>")
+    if sheet.beside:
+        parts += ["<h3>Side by side</h3>", f'<p class="soft">{escape(BESIDE)}.</p>', *_table(sheet.beside)]
+    parts += ["<h3>Numbers</h3>", f'<p class="soft">{escape(about(sheet).capitalize())}.</p>', *_table(table(sheet))]
     parts += ["<h3>Missing</h3>", _list(sheet.missing)] if sheet.missing else []
     parts += [f'<p class="soft">Made with {escape(sheet.versions)}.</p>', "<h3>Runs</h3>"]
     return parts + _runs(sheet.rows)
+
+
+def _table(cells: list[list[str]]) -> list[str]:
+    heading, *lines = [[escape(cell) for cell in line] for line in cells]
+    parts = [f'<div class="wide"><table><tr><th>{"<th>".join(heading)}</tr>']
+    return [*parts, *(f"<tr><td>{'<td>'.join(line)}</tr>" for line in lines), "</table></div>"]
 
 
 def _runs(rows: list[Row]) -> list[str]:

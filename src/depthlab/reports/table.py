@@ -1,6 +1,7 @@
 """A folder's report in words and numbers: rows with errors over seeds, verdicts, what is missing."""
 
 import itertools
+import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from depthlab.config import experiment_rows, swept
 from depthlab.reports.collect import Result, Row, load, rows, spread
-from depthlab.reports.verdict import Verdict, judge, matches, shown, told
+from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
 CAPTIONS = {
     "curves": "Error against iterations: mean over seeds, thin for training, bold for test; the band reaches from "
@@ -18,6 +19,13 @@ CAPTIONS = {
     "final": "Errors of the last epoch: a dot a seed, mean ± standard deviation over seeds. Crosses at the edge: "
     "seeds that diverged.",
 }
+
+STEPS = "steps.json"
+"""What `scripts/steps.py` writes beside the runs: the time of a step of each line, relative to the first one's."""
+BESIDE = (
+    "Each at the rate with the least training error. Norm and shortcut: whether it has one; Fixup's scalars are none."
+    " Parameters: more than the first line's. Step: its time relative to the first line's, measured side by side"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class Sheet:
     """What the experiment's claims are about, besides the errors."""
     running: list[Row]
     """The rows of its unfinished runs, which are drawn, and neither averaged nor judged."""
+    beside: list[list[str]]
+    """The experiment's lines side by side, under a heading; empty where it names none."""
 
     @property
     def results(self) -> list[Result]:
@@ -115,6 +125,7 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
                 [(figure, inside) for figure, inside in drawn if inside],
                 [metric for metric in metrics if any(math.isfinite(v) for row in made for v in row.values(metric))],
                 running,
+                beside(whole["beside"], made, folder) if made and "beside" in whole else [],
             )
         )
     return Report(name, whole.get("title", name), whole.get("source", ""), sheets, unfinished, broken)
@@ -221,6 +232,30 @@ def table(sheet: Sheet) -> list[list[str]]:
     return lines
 
 
+def beside(lines: dict[str, str], rows: list[Row], folder: Path) -> list[list[str]]:
+    """The lines of `beside` in an experiment's YAML, each a name and what is typed for it, as cells under a heading.
+
+    At each depth errors (%) of the row with the least training error, of a grid of rates; parameters: how many more
+    than the first line's, of the deepest. Dashes where there is no run.
+    """
+    depths, metrics = sorted({row.facts["depth"] for row in rows}), ("train_error", "test_error")
+    steps = json.loads((folder / STEPS).read_text()) if (folder / STEPS).exists() else {}
+    heading = ["", "norm", "shortcut", *(f"{m.replace('_', ' ')}, {d} layers" for m in metrics for d in depths)]
+    cells, first = [], None
+    for name, words in lines.items():
+        (facts,) = grid([words.split()])
+        best = [select(rows, facts | {"depth": depth, "best": "train_error"}) for depth in depths]
+        errors = ["–" if row is None else mean(row.values(metric)) for metric in metrics for row in best]
+        size = best[-1].results[0].summary["parameters"] if best[-1] else None
+        first = size if first is None else first
+        more = "–" if size is None or first is None else f"{size - first:+,}"
+        needs = [
+            "yes" if facts.get(group, "identity") not in ("none", "fixup") else "no" for group in ("norm", "skip")
+        ]
+        cells.append([name, *needs, *errors, more, f"{steps[name]:.2f}" if name in steps else "–"])
+    return [[*heading, "parameters", "step"], *cells]
+
+
 def about(sheet: Sheet) -> str:
     """What the numbers of the table are."""
     if not sheet.rows:
@@ -247,12 +282,8 @@ def terminal(report: Report) -> str:
     """The report for a terminal: aligned columns, then verdicts, then what is missing."""
     lines = [f"{report.title} ({report.source})" if report.source else report.title]
     for sheet in report.sheets:
-        cells = table(sheet)
-        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        lines += ["", f"{sheet.data}: {about(sheet)}"]
-        for line in cells:
-            padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-            lines.append("  " + "  ".join(padded).rstrip())
+        lines += ["", f"{sheet.data}: {about(sheet)}", *_aligned(table(sheet))]
+        lines += ["", *_aligned(sheet.beside)] if sheet.beside else []
         lines += [""] * bool(sheet.verdicts)
         lines += [f"  {v.word:13}{v.claim}\n{'':15}{v.because}" for v in sheet.verdicts]
         lines += ["", *(f"  missing: {line}" for line in sheet.missing)] if sheet.missing else []
@@ -270,9 +301,8 @@ def markdown(report: Report) -> str:
         )
         parts += [f"![{caption}]({name}.svg)" for name, caption in sheet.captions.items()]
         parts.append(f"{about(sheet).capitalize()}.")
-        heading, *lines = [[_escaped(cell) for cell in line] for line in table(sheet)]
-        rule = ["---", *["---:"] * (len(heading) - 1)]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines]))
+        parts.append(_piped(table(sheet)))
+        parts += ["### Side by side", f"{BESIDE}.", _piped(sheet.beside)] if sheet.beside else []
         judged = [f"- **{v.word}**: {_escaped(v.claim)} ({_escaped(v.because)})" for v in sheet.verdicts]
         parts += ["### Verdicts", "\n".join(judged)] if judged else []
         parts += ["### Missing", "\n".join(f"- {_escaped(m)}" for m in sheet.missing)] if sheet.missing else []
@@ -280,6 +310,20 @@ def markdown(report: Report) -> str:
     if report.missing:
         parts += ["## Unfinished and broken runs", "\n".join(f"- {_escaped(line)}" for line in report.missing)]
     return "\n\n".join(parts) + "\n"
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """A table for a terminal."""
+    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
+    words = [[line[0].ljust(first), *map(str.rjust, line[1:], others)] for line in cells]
+    return ["  " + "  ".join(line).rstrip() for line in words]
+
+
+def _piped(cells: list[list[str]]) -> str:
+    """A table in Markdown."""
+    heading, *lines = [[_escaped(cell) for cell in line] for line in cells]
+    rule = ["---", *["---:"] * (len(heading) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines])
 
 
 def _judged(experiment: dict[str, Any], rows: list[Row], claim: str) -> list[Verdict]:

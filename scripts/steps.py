@@ -1,0 +1,64 @@
+"""How long a training step of each line of an experiment's `beside` takes, relative to the first line's.
+
+python scripts/steps.py cures [data=digits depth=56 ...]
+
+All lines take turns, several iterations each; the median over the rounds of the ratio within a round is written to
+steps.json in the experiment's folder, where its report finds it.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from benchmark import ROOT, planned
+from depthlab.reports.table import STEPS
+from depthlab.run import build
+from depthlab.training.loop import State
+
+ROUNDS, ITERATIONS = 21, 5
+
+
+def training(words: list[str]) -> Iterator[object]:
+    """The endless iterations of a run, without its evaluations."""
+    made = planned(words)
+    where = build.device(made.cfg)
+    images = made.options["data"](where)
+    net = build.network(made, images, where)
+    return build.loop(made, images, where, State(net, made.optimizer(net, made.cfg.recipe)), 10**7)
+
+
+def seconds(iterations: Iterator[object]) -> float:
+    """Those of so many training iterations; the batches of an evaluation are as many more calls, and not counted."""
+    start = time.perf_counter()
+    for _ in range(ITERATIONS):
+        next(iterations)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """The command."""
+    name, *more = sys.argv[1:] or ["cures"]
+    lines = yaml.safe_load((ROOT / "configs/experiment" / f"{name}.yaml").read_text())["experiment"]["beside"]
+    runs = {line: training([*(more or ["data=digits", "depth=56"]), *words.split()]) for line, words in lines.items()}
+    taken: dict[str, list[float]] = {line: [] for line in runs}
+    for _ in tqdm(range(ROUNDS)):
+        for line, run in runs.items():
+            taken[line].append(seconds(run))
+    first, *_ = taken.values()
+    ratios = {
+        line: statistics.median(a / b for a, b in zip(times, first, strict=True)) for line, times in taken.items()
+    }
+    folder = Path("outputs") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STEPS).write_text(json.dumps(ratios, indent=1) + "\n")
+    print(json.dumps(ratios, indent=1))
+
+
+if __name__ == "__main__":
+    main()
