@@ -28,8 +28,9 @@ OURS = {
     "training.schedule": set(),
     "training.kfac": set(),
     "config": {"errors", "training.recipe"},
+    "own": {"errors", "config"},
     "runs": {"errors", "files", "config"},
-    "plan": {"errors", "config", "runs", "network", "data", "training", "probes", "measure"},
+    "plan": {"errors", "config", "own", "runs", "network", "data", "training", "probes", "measure"},
     "describe": {"config", "plan", "runs", "data.dataset", "network.weights"},
     "reports": {"errors", "config", "runs"},
     "app": {
@@ -37,7 +38,7 @@ OURS = {
         *("data.dataset", "network", "training"),
     },
     "words": {"errors", "config", "training.recipe"},
-    "compose": {"errors", "config", "words"},
+    "compose": {"errors", "config", "own", "words"},
     "command": {"errors", "config", "compose", "words", "app"},
     "api": {
         *("errors", "config", "compose", "app", "plan", "runs", "reports.collect", "data.dataset", "network"),

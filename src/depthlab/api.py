@@ -100,9 +100,10 @@ def run(words: Words, *, brief: bool = True) -> Record:
 
 
 @mistakes()
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path, *, options: str | Path | None = None) -> Loaded:
     """A run's network, config and data set, from its directory alone. Runs no code from it; what its checkpoint holds
-    is checked against what was written. Raises Mistake on a directory that is no run, or has no sound checkpoint.
+    is checked against what was written. `options`: the folder of one's own options that the run chose from. Raises
+    Mistake on a directory that is no run, or has no sound checkpoint.
     """
     home = Run(Path(folder))
     if not home.config.is_file():
@@ -111,12 +112,15 @@ def load(folder: str | Path) -> Loaded:
         raise Mistake(f"{folder}: not the directory of a run{runs}")
     if not home.checkpoint.exists():
         raise Mistake(f"{home.checkpoint}: not there; the run's command, with rerun=true, makes it")
-    planned = _planned([f"config={home.config}"])
+    planned = _planned([f"config={home.config}", *([f"options={options}"] if options else [])])
+    stored = yaml.safe_load(home.config.read_text())
+    if planned.config["options"] != stored.get("options"):
+        raise Mistake(f"options={options}: not the files that the run was made with")
     with _untouched():
         net = _network(planned)
         state = State(net, planned.optimizer(net, planned.cfg.recipe))
         checkpoint.load(home.checkpoint, state, digest=config.digest(planned.config))
-    return Loaded(net.eval(), yaml.safe_load(home.config.read_text()), lambda: planned.options["data"](CPU))
+    return Loaded(net.eval(), stored, lambda: planned.options["data"](CPU))
 
 
 @mistakes()

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from depthlab import config, data, network, probes
+from depthlab import config, data, network, own, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint
 from depthlab.measure import Probe, missing
@@ -100,7 +100,10 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
 
     values = config.plain(composed)
     values["weights"] = weights.given(values["weights"])
-    options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
+    mine = own.modules(values["options"])
+    mine = {group: module for group, module in mine.items() if config.named(values[group]) in config.public(module)}
+    values["options"] = {group: module.digest for group, module in mine.items()} or None
+    options = {group: config.bind(module, values[group], group) for group, module in (MODULES | mine).items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
     if "content" in values["data"]:  # the images, not where they lie, decide the result
