@@ -1,5 +1,8 @@
 """One line and an exit code for a person's mistake and for the system's failures; a traceback for a defect."""
 
+import subprocess
+import sys
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -23,6 +26,12 @@ def told(capsys, error, keys=()):
     out, err = capsys.readouterr()
     assert out == ""
     return stop.value.code, err
+
+
+def test_help_can_be_cut_short():
+    command = f"{sys.executable} {ROOT / 'train.py'} --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,9 @@ TYPED = {
     "recipe.rate=fast": "recipe.rate=fast: could not be converted to Float",
     "recipe.warmup.shar=1": "recipe.warmup.shar: no such option; did you mean recipe.warmup.share? "
     f"(allowed: {WARMUPS})",
-    "skip.scale=2": "skip.scale: the chosen skip has no such option",
+    "skip.scale=2": "skip.scale: no such option; the chosen skip takes none",
+    "init.gian=2": "init.gian: no such option; did you mean init.gain? "
+    "(allowed: init.fan, init.distribution, init.gain, init.zero_last)",
     "unit=preactt": f"unit=preactt: did you mean preact? (allowed: {UNITS})",
     "recipe/schedule=cos": "recipe/schedule=cos: did you mean cosine? "
     "(allowed: constant, cosine, exponential, one_cycle, step)",

@@ -23,6 +23,7 @@ OURS = {
     "training.schedule": set(),
     "training.kfac": set(),
     "config": {"errors", "training.recipe"},
+    "own": {"errors", "config"},
     "run.directory": {"errors", "machine.files", "config"},
     "reports": {"errors", "config", "run.directory"},
     "run": set(),
@@ -31,7 +32,7 @@ OURS = {
     "run.tensorboard": {"reports.profile"},
     "run.probing": {"errors", "network", "data.dataset", "probes", "run.directory"},
     "run.plan": {
-        *("errors", "config", "network", "data", "training", "probes"),
+        *("errors", "config", "own", "network", "data", "training", "probes"),
         *("run.directory", "run.probing"),
     },
     "run.build": {"errors", "config", "machine", "network", "data.dataset", "training", "run.plan"},
@@ -46,7 +47,7 @@ OURS = {
     },
     "command": set(),
     "command.words": {"errors", "config", "training.recipe"},
-    "command.compose": {"errors", "config", "command.words"},
+    "command.compose": {"errors", "config", "own", "command.words"},
     "command.cli": {"errors", "config", "command.words", "command.compose", "run.start"},
     "api": {
         *("errors", "config", "command.compose", "network", "data.dataset", "training", "probes", "reports.collect"),

@@ -104,20 +104,23 @@ def run(words: Words, *, brief: bool = True) -> Record:
 
 
 @mistakes()
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path, *, options: str | Path | None = None) -> Loaded:
     """A run's network, config and data set, from its directory alone. Runs no code from it; what its checkpoint holds
-    is checked against what was written. Raises Mistake on a directory that is no run, or has no sound checkpoint.
+    is checked against what was written. `options`: the folder of one's own options that the run chose from. Raises
+    Mistake on a directory that is no run, or has no sound checkpoint.
     """
     home = Run(Path(folder))
     if not home.config.is_file():
         inside = [path.parent.name for path in sorted(home.path.glob("*/config.yaml"))]
         runs = f"; it holds {len(inside)}, such as {inside[0]}" if inside else ""
         raise Mistake(f"{folder}: not the directory of a run{runs}")
-    planned = _planned([f"config={home.config}"])
-    planned.run = home
+    planned = _planned([f"config={home.config}", *([f"options={options}"] if options else [])])
+    planned.run, stored = home, yaml.safe_load(home.config.read_text())
+    if planned.config["options"] != stored.get("options"):
+        raise Mistake(f"options={options}: not the files that the run was made with")
     with _untouched():
         net = build.trained(planned, _network(planned))
-    return Loaded(net.eval(), yaml.safe_load(home.config.read_text()), lambda: planned.options["data"](CPU))
+    return Loaded(net.eval(), stored, lambda: planned.options["data"](CPU))
 
 
 @mistakes()

@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
 from functools import cache, partial
@@ -29,6 +29,10 @@ from depthlab.training.recipe import Recipe, Warmup
 HERE = Path(__file__).resolve().parent
 CONFIGS = next(folder for folder in (HERE / "configs", HERE.parents[1] / "configs") if folder.is_dir())
 """The YAML files: in the package where it is installed, beside src/ in a clone."""
+FOLDERS = [CONFIGS]
+"""Where YAML files are looked for: ours, then those of --config-dir."""
+OWN: dict[str, dict[str, str]] = {}
+"""What `options=FOLDER` adds: by group and name, the text of an option's YAML file."""
 GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
 
 # What may differ between two runs of one result: where and how it is computed, not what.
@@ -58,6 +62,7 @@ class Config:
     seed: int = MISSING
     epochs: float | None = MISSING
     weights: Any = MISSING
+    options: str | None = MISSING
     device: Device = MISSING
     devices: int = MISSING
     precision: Precision = MISSING
@@ -93,13 +98,13 @@ def bind(module: ModuleType, node: Any, group: str) -> partial[Any]:
     Values are checked against the annotations. Raises Mistake, in one line that begins with `group`, on an unknown
     option or key, a missing one, or a value of a wrong type.
     """
-    values = dict(node) if isinstance(node, dict) else {"name": node}
-    options = {name: f for name, f in vars(module).items() if callable(f) and _public(module, name, f)}
-    name = str(values.pop("name", None))
+    values, name, options = dict(node) if isinstance(node, dict) else {}, named(node), public(module)
+    values.pop("name", None)
     if name not in options:
         raise one_of(group, name, options)
     option = options[name]
-    keys = {p.name: p for p in inspect.signature(option).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    parameters = inspect.signature(option, eval_str=True).parameters.values()
+    keys = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     for key in values.keys() - keys.keys():
         allowed = hint(key, keys) if keys else f"{group}={name} takes none"
         raise Mistake(f"{group}.{key}={values[key]}: no such option; {allowed}")
@@ -108,8 +113,19 @@ def bind(module: ModuleType, node: Any, group: str) -> partial[Any]:
     for key in keys.keys() - values.keys():
         raise Mistake(f"{group}.{key}: {group}={name} needs a value for it")
     for key, parameter in keys.items():
-        values[key] = typed(f"{group}.{key}", values[key], parameter.annotation)
+        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
+        values[key] = typed(f"{group}.{key}", values[key], annotation)
     return partial(option, **values)
+
+
+def named(node: Any) -> str:
+    """The option that a group's node names."""
+    return str(node.get("name") if isinstance(node, dict) else node)
+
+
+def public(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The options in a module by their names: its own functions and classes that begin with a small letter."""
+    return {name: f for name, f in vars(module).items() if callable(f) and _public(module, name, f)}
 
 
 def _public(module: ModuleType, name: str, option: Any) -> bool:
@@ -183,18 +199,23 @@ def keys() -> list[str]:
     return [field.name for field in fields(Config)] + recipe + [f"recipe.warmup.{f.name}" for f in fields(Warmup)]
 
 
-def owners(configs: Path, key: str) -> list[str]:
+def texts(group: str) -> dict[str, str]:
+    """The options of a group by their names, each as the text of its YAML file."""
+    files = [file for folder in reversed(FOLDERS) for file in (folder / group).glob("*.yaml")]  # as Hydra: ours first
+    return dict(sorted(({file.stem: file.read_text() for file in files} | OWN.get(group, {})).items()))
+
+
+def owners(key: str) -> list[str]:
     """The options of a group that have a key: for `skip.scale`, `skip=rescaled` and so on."""
     *group, name = key.split(".")
     line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
-    files = sorted((configs / "/".join(group)).glob("*.yaml"))
-    return [f"{'/'.join(group)}={file.stem}" for file in files if line.search(file.read_text())]
+    return [f"{'/'.join(group)}={option}" for option, text in texts("/".join(group)).items() if line.search(text)]
 
 
 @cache  # every composed config asks
-def help_text(configs: Path) -> str:
+def help_text() -> str:
     """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
-    scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (configs / "train.yaml").read_text(), re.MULTILINE)
+    scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
     lines = [
         f"{'depthlab' if installed() else 'python train.py'} [option=value ...]",
         "  -m sweeps over values with commas; -c job shows the config",
@@ -203,13 +224,12 @@ def help_text(configs: Path) -> str:
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
     for group in (*GROUPS, "recipe/schedule", "recipe/optimizer"):
         lines += ["", f"{group}="]
-        for file in sorted((configs / group).glob("*.yaml")):
-            text = file.read_text()
+        for option, text in texts(group).items():
             meaning = re.search(r"^# ([^@].*)", text, re.MULTILINE)
-            lines.append(f"  {file.stem:22}{meaning and meaning[1]}")
+            lines.append(f"  {option:22}{meaning[1] if meaning else ''}".rstrip())
             if group == "experiment":
                 experiment = yaml.safe_load(text)["experiment"]
-                for data, time in experiment["time"].items():
+                for data, time in experiment.get("time", {}).items():
                     rows = experiment_rows(experiment, data)
                     runs = sum(math.prod(len(swept(option)) for option in row) for row in rows)
                     lines.append(f"{'':24}data={data}: {runs} runs, {time}")
@@ -244,20 +264,26 @@ def again(words: list[str]) -> list[str]:
     if at is None:
         return words
     file = words[at].removeprefix("config=")
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
     try:
         text = Path(file).read_text()
         values = yaml.safe_load(text)
-        groups = chosen(values, text)
+        if values.keys() - {field.name for field in fields(Config)}:
+            raise ValueError("Hydra has keys that run code")
+        own = [*(values.pop("options", None) or {}).keys()]
+        named = {group: option if option in texts(group) else None for group, option in chosen(values, text).items()}
+        groups = {group: option or values[group].get("name") for group, option in named.items()}  # one's own YAML
         parts = {"schedule": values["recipe"]["schedule"], **values["recipe"]}  # the optimiser came later
         groups |= {f"recipe/{p}": parts[p]["name"] for p in ("schedule", "optimizer") if p in parts}
         groups |= {"probe": f"[{','.join(values['probe'])}]"}
-        words_of = {key: f"{key}={option}" for key, option in groups.items()}
+        words_of = {key: f"{key}={option}" for key, option in groups.items() if option}
         words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
     except OSError as error:
         raise Mistake(f"config={file}: {(error.strerror or str(error)).lower()}") from None
     except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
-    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    if own and "options" not in typed:
+        raise Mistake(f"config={file}: was made with a {' and a '.join(own)} of one's own; add options=FOLDER")
     composed = [word for key, word in words_of.items() if not {key, re.split("[./]", key)[0]} & typed]
     return [*words[:at], *composed, *words[at + 1 :]]
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -77,6 +78,8 @@ def told_in_one_line(
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise SystemExit(128 + signal.SIGPIPE) from None
         told, code = mistake(error, keys, owners), 2
         line = None if told is None else str(told)
         if line is None and isinstance(error, OSError):
@@ -90,6 +93,16 @@ def told_in_one_line(
         if not (other and isinstance(error, ConnectionError)):
             print(f"error: {CONTROL.sub(' ', line)}", file=sys.stderr)
         raise SystemExit(code) from None
+
+
+def _unread() -> bool:
+    """Whether who read standard output has gone, as in `--help | head`; then nothing more is written there."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return True
+    return False
 
 
 def _stop(error: BaseException | None) -> BaseException | None:
@@ -140,8 +153,10 @@ def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Calla
             return f"{key}: no such option; {meant}"
         if parent == "probe":
             return f"{key}: choose it, as in probe=[{key.rpartition('.')[2]}]"
-        having = owners(key)
-        return f"{key}: the chosen {parent} has no such option" + (f"; {', '.join(having)} has it" if having else "")
+        if having := owners(key):
+            return f"{key}: the chosen {parent} has no such option; {', '.join(having)} has it"
+        there = [f"{parent}.{name}" for name in cause.parent_node or () if name != "name"]
+        return f"{key}: no such option; {hint(key, there) if there else f'the chosen {parent} takes none'}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return re.sub(r"\s+", " ", str(error).split("full_key:")[0])
     return None

@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from depthlab.config import CONFIGS, Config, experiment_rows, identity, installed, keys, owners, typed_again
+from depthlab.config import FOLDERS, Config, experiment_rows, identity, installed, keys, owners, typed_again
 from depthlab.errors import Mistake
 from depthlab.machine.processes import Job, handing_on, one_line
 
@@ -97,7 +97,8 @@ class DepthlabSweeper(BasicSweeper):
             log.error(f"{self.by} gave up; the same command continues: {ended}")
         log.info("tensorboard --logdir %s", shlex.quote(self.config.output_dir))
         report = "depthlab-report" if installed() else "python scripts/report.py"
-        log.info("%s %s", report, shlex.quote(str(plans[0].run.path.parent)))
+        words = [str(plans[0].run.path.parent), *(f"--config-dir={folder}" for folder in FOLDERS[1:])]
+        log.info("%s %s", report, shlex.join(words))
         if failed or ended:
             raise SystemExit(1)
         return [list(returns.values())]
@@ -157,7 +158,7 @@ def _fitting(grid: list[list[str]], choices: Mapping[str, str], *, experiment: b
         for word in job:
             key = word.removeprefix("++").partition("=")[0]
             group = "/".join(key.split(".")[:-1])
-            having = owners(CONFIGS, key) if word.startswith("++") and key not in known else []
+            having = owners(key) if word.startswith("++") and key not in known else []
             if having and f"{group}={chosen[group]}" not in having:
                 others = f"{', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
                 refused[key] = Mistake(f"{key}: {group}={chosen[group]} has no such option; {others}")

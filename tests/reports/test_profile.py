@@ -94,6 +94,13 @@ def test_a_list_of_lists_is_drawn_as_contours_a_panel_a_row(folder):
     assert all(ax.collections for ax in panels)
 
 
+def test_a_sketch_writes_powers_of_ten_as_they_are_read():
+    shown = sketch({"loss": [1e-3, 1.0, 1e3]})
+    assert shown is not None
+    shown.canvas.draw()
+    assert "10⁻³" in [tick.get_text() for tick in shown.axes[0].get_yticklabels()]
+
+
 def test_a_sketch_has_a_panel_a_list_and_none_for_numbers_alone():
     assert sketch({"factor": 1.0}) is None
     shown = sketch(looks(20, 0)[0] | {"names": ["a", "b"], "holes": [1.0, None, 3.0]})

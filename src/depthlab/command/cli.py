@@ -5,7 +5,9 @@ import re
 import signal
 import sys
 import warnings
+from argparse import Namespace
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -15,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from depthlab import config
-from depthlab.command.compose import owners
+from depthlab.command.compose import mistakes, offered
 from depthlab.command.words import readable
 from depthlab.errors import Mistake, told_in_one_line
 
@@ -30,7 +32,7 @@ def task(cfg: DictConfig) -> None:
     from depthlab.run.start import run  # torch only now: --help and completion need none
 
     sweep, choices = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().runtime.choices
-    with nullcontext() if sweep else told_in_one_line(config.keys, owners):
+    with nullcontext() if sweep else told_in_one_line(config.keys, config.owners):
         if not sweep and (launcher := choices["hydra/launcher"]) != "basic":
             raise Mistake(f"hydra/launcher={launcher}: starts the runs of a sweep; add -m")
         run(cfg, choices, brief=sweep)
@@ -39,8 +41,10 @@ def task(cfg: DictConfig) -> None:
 main = hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="train")(task)
 
 
-def check_flags() -> None:
-    """Raises Mistake, a line where argparse takes eight, at a flag that Hydra does not have or in a torn command."""
+def checked_flags() -> Namespace:
+    """The flags. Raises Mistake, a line where argparse takes eight, at one that Hydra does not have or in a torn
+    command.
+    """
 
     def refuse(message: str) -> NoReturn:
         raise Mistake(message)
@@ -58,16 +62,20 @@ def check_flags() -> None:
         )
     if flags.config_name or flags.config_path:
         raise Mistake("-cn, -cp: the configs are depthlab's; --config-dir FOLDER adds yours to them")
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise Mistake(f"--config-dir {flags.config_dir}: no such folder")
     for word in rest:
         if word.startswith("-"):
             raise Mistake(f"{word}: no such flag; options are typed without dashes, as in depth=20 (--help: all)")
         raise Mistake(f"{word}: type all options together, with -m before or behind them")
+    return flags
 
 
 def cli() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
-    with told_in_one_line(config.keys, owners):
+    with told_in_one_line(config.keys, config.owners):
         sys.argv[1:] = readable(sys.argv[1:])
-        check_flags()
-        main()
+        flags = checked_flags()
+        with offered(sys.argv[1:], flags.config_dir), mistakes():
+            main()

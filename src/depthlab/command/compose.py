@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from depthlab import config
-from depthlab.command.words import readable
+from depthlab.command.words import meant, readable
 from depthlab.config import CONFIGS
 from depthlab.errors import mistake
 
-owners = partial(config.owners, CONFIGS)
-OmegaConf.register_new_resolver("options", lambda: config.help_text(CONFIGS), replace=True)
+OmegaConf.register_new_resolver("options", config.help_text, replace=True)
 
 
 class Composed(NamedTuple):
@@ -28,13 +28,40 @@ class Composed(NamedTuple):
 
 def compose(words: Sequence[str]) -> Composed:
     """The config of one run, by the words of the command. Raises Mistake."""
-    with mistakes():
+    understood = readable([*words])
+    with offered(understood), mistakes():
         loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
-        cfg = loader.load_configuration("train", readable([*words]), RunMode.RUN)
+        cfg = loader.load_configuration("train", understood, RunMode.RUN)
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         cfg.pop("hydra")
     return Composed(cfg, choices)
+
+
+@contextmanager
+def offered(words: Sequence[str], folder: str | None = None) -> Iterator[None]:
+    """Inside, Hydra, the help and the errors know a person's own options: the functions in the folder of
+    `options=FOLDER` among the words, and the YAML files in that of `--config-dir`, which Hydra itself knows.
+    """
+    store, added = ConfigStore.instance(), []
+    if (own := meant(words, "options")) is not None:
+        from depthlab.own import texts  # which runs them, and they load torch
+
+        config.OWN.update(texts(own))
+    config.FOLDERS += [Path(folder)] if folder else []
+    config.help_text.cache_clear()
+    try:
+        for group, options in config.OWN.items():
+            for name, text in options.items():
+                store.store(name, OmegaConf.create(text), group)
+                added.append((group, f"{name}.yaml"))
+        yield
+    finally:
+        for group, file in added:
+            del store.repo[group][file]
+        config.OWN.clear()
+        del config.FOLDERS[1:]
+        config.help_text.cache_clear()
 
 
 @contextmanager
@@ -43,7 +70,7 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = mistake(error, config.keys, owners)
+        found = mistake(error, config.keys, config.owners)
         if found is None:
             raise
         raise found from None

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,7 +13,7 @@ from depthlab.config import GROUPS, Config, again
 from depthlab.errors import Mistake
 from depthlab.training.recipe import Recipe, Warmup
 
-PATHS = ("output_dir", "folder", "data.root", "data.source", "weights")
+PATHS = ("output_dir", "folder", "data.root", "data.source", "weights", "options")
 KNOWN = {*GROUPS, "recipe/schedule", "recipe/optimizer", *(field.name for field in fields(Config))}
 QUOTE = re.compile(r'\\*(?:"|$)')
 WHOLE = {
@@ -30,6 +31,15 @@ def readable(words: list[str]) -> list[str]:
     words = again(words)
     sweep = any(word in ("-m", "--multirun") or re.match(r"experiment=(?!null$)", word) for word in words)
     return [word if word.startswith("-") else _readable(word, sweep) for word in words]
+
+
+def meant(words: Sequence[str], key: str) -> str | None:
+    """The text that readable words give an option; None where they give none, or null."""
+    given = [word for word in words if word.lstrip("+").startswith(f"{key}=")]
+    if not given or (parsed := _parsed(given[-1])) is None:
+        return None
+    value = parsed.value()
+    return value if value is None or isinstance(value, str) else given[-1].partition("=")[2]
 
 
 def _readable(word: str, sweep: bool) -> str:

@@ -146,6 +146,8 @@ def torch(net: _Net, *, zero_last: bool) -> None:
 def _gain(net: _Net, gain: float | None) -> float:
     if gain is None:
         slopes = (m.negative_slope for m in net.modules() if isinstance(m, nn.LeakyReLU))
+        if net.activation not in GAINS:
+            raise Mistake(f"activation={net.activation}: its gain is not known; init.gain=1.4 or so says it")
         return GAINS[net.activation] / sqrt(1 + next(slopes, 0.0) ** 2)
     if gain < 0:
         raise Mistake(f"init.gain={gain}: at least 0")

@@ -180,7 +180,7 @@ def telling(facts: list[dict[str, Any]]) -> list[str]:
     told = []
     for key in differing:
         parent = key.rpartition(".")[0] or key
-        group = f"{parent}.name" if "." in parent else parent
+        group = f"{parent}.name" if "." in parent else key.removeprefix("options.") if parent == "options" else parent
         by_choice: defaultdict[Any, set[str]] = defaultdict(set)
         for f in facts:
             by_choice[f.get(group)].add(repr(f.get(key)))

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import CONFIGS
+from depthlab.config import FOLDERS, texts
 from depthlab.errors import Mistake, told_in_one_line
 from depthlab.reports import figure, profile
 from depthlab.reports.page import page
@@ -49,11 +49,11 @@ def folders(given: list[Path]) -> list[Path]:
 
 
 def experiment_of(folder: Path) -> dict[str, Any] | None:
-    """What configs/experiment/FOLDERNAME.yaml holds under `experiment`; None if there is no such file."""
+    """What experiment/FOLDERNAME.yaml among the configs holds under `experiment`; None if there is no such file."""
     from omegaconf import OmegaConf
 
-    path = CONFIGS / "experiment" / f"{folder.resolve().name}.yaml"
-    found = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else None
+    text = texts("experiment").get(folder.resolve().name)
+    found = OmegaConf.to_container(OmegaConf.create(text)) if text else None
     return found["experiment"] if isinstance(found, dict) else None
 
 
@@ -65,7 +65,9 @@ def main() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="outputs/NAME")
-    given = parser.parse_args().folders
+    parser.add_argument("--config-dir", type=Path, help="where an experiment of your own lies, as for train.py")
+    given = parser.parse_args()
+    FOLDERS[1:] = [given.config_dir] if given.config_dir else []
     with told_in_one_line():
-        for folder in folders(given):
+        for folder in folders(given.folders):
             write(folder, experiment_of(folder))

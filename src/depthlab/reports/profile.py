@@ -176,6 +176,7 @@ def sketch(values: dict[str, Any]) -> Figure | None:
             positive = [v for v in numbers if v > 0 and math.isfinite(v)]
             if len(positive) == len(numbers) and max(positive) > 100 * min(positive):
                 ax.set_yscale("log")
+                ax.yaxis.set_major_formatter(_power)
         ax.set_title(key)
     for ax in grid[len(lists) :]:
         ax.set_visible(False)

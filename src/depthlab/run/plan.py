@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from depthlab import config, data, network, probes
+from depthlab import config, data, network, own, probes
 from depthlab.config import Config
 from depthlab.errors import Mistake, hint, within, wrong_value
 from depthlab.network import activation, constructed, init, norm, skip, unit, weight, weights
@@ -103,7 +103,10 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     values = config.plain(composed)
     twin = _twin(composed, values["weights"], choices)
     values["weights"] = _nested(values["weights"]) if twin else weights.given(values["weights"])
-    options = {group: config.bind(module, values[group], group) for group, module in MODULES.items()}
+    mine = own.modules(values["options"])
+    mine = {group: module for group, module in mine.items() if config.named(values[group]) in config.public(module)}
+    values["options"] = {group: module.digest for group, module in mine.items()} or None
+    options = {group: config.bind(module, values[group], group) for group, module in (MODULES | mine).items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
     if "content" in values["data"]:  # the images, not where they lie, decide the result

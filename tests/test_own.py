@@ -1,0 +1,204 @@
+"""Options of one's own, without a touch of the clone: functions by options=FOLDER, YAML files by --config-dir."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.core.config_store import ConfigStore
+from torch import nn
+
+import depthlab
+from depthlab import Mistake, config, own
+
+SHORT = ["data=digits", "depth=8", "width=4", "recipe.iterations=2"]
+SKIP = '''
+from __future__ import annotations
+from torch import nn
+
+class mine(nn.Module):
+    """y = a x + F(x), my idea."""
+    def __init__(self, channels, *, a: float = 0.9):
+        super().__init__()
+        self.a = a
+    def forward(self, x, f):
+        return self.a * x + f
+'''
+EXPERIMENT = """# @package _global_
+# does my skip train?
+experiment:
+  title: My skip
+  source: myself
+  seeds: [0]
+  runs: ["skip=none,identity"]
+  claims:
+    - claim: the plain network is worse
+      higher: {skip: none}
+      lower: {skip: identity}
+hydra: {mode: MULTIRUN}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "my options"
+    made.mkdir()
+    (made / "skip.py").write_text(SKIP)
+    return made
+
+
+def run_of(name):
+    (found,) = Path("outputs").glob(f"*/*{name}-*")
+    return found
+
+
+def test_a_skip_of_ones_own_is_chosen_like_any(command, folder):
+    help_text = command("--help", f"options={folder}").out
+    assert "  mine                  y = a x + F(x), my idea.\n" + " " * 24 + "skip.a=0.9\n" in help_text
+    outcome = command("-m", f"options={folder}", "skip=mine,scaled", "skip.a=0.5", *SHORT)
+    assert outcome.err.startswith("error: skip.a: skip=scaled has no such option; skip=mine has it")
+    assert "2 runs: 0 done" in command("-m", f"options={folder}", "skip=mine", "skip.a=0.5,0.7", *SHORT).out
+    stored = yaml.safe_load((run_of("mine_0.5-batch-s0") / "config.yaml").read_text())
+    assert stored["skip"] == {"name": "mine", "a": 0.5}
+    assert str(folder) not in json.dumps(stored)
+
+
+def test_it_computes_what_the_file_says(folder):
+    net = depthlab.network([f"options={folder}", "skip=mine", "skip.a=0.25", *SHORT])
+    x, f = torch.randn(2, 2, 4, 8, 8)
+    assert torch.equal(net.units[0].skip(x, f), 0.25 * x + f)
+    twin = depthlab.network(["skip=scaled", "skip.scale=0.25", *SHORT])
+    images = torch.randn(3, 1, 8, 8)
+    assert torch.equal(net(images), twin(images))
+
+
+def test_a_changed_file_is_another_run_where_it_is_used(folder):
+    words = [f"options={folder}", "epochs=0", *SHORT]
+    depthlab.run([*words, "skip=mine"])
+    before = {row["run"] for row in depthlab.runs()}
+    (folder / "skip.py").write_text(SKIP.replace("return self.a", "return 2 * self.a"))
+    assert depthlab.network([*words, "skip=mine"]).units[0].skip(torch.ones(()), torch.zeros(())) == 1.8
+    depthlab.run([*words, "skip=mine"])
+    runs = depthlab.runs()
+    assert len({row["run"] for row in runs} - before) == 1
+    assert len({row["options.skip"] for row in runs}) == 2
+    depthlab.run(["epochs=0", *SHORT])
+    count = len(depthlab.runs())
+    depthlab.run(words)  # skip=identity is depthlab's, whatever lies in the folder
+    assert len(depthlab.runs()) == count == 3
+
+
+def test_every_group_can_be_added_to(folder):
+    for group, text in {
+        "norm": "from torch import nn\ndef off(channels): return nn.Identity()",
+        "init": "def zero(net):\n for p in net.parameters(): p.data.zero_()",
+        "activation": "from torch import nn\ndef gelu(*, approximate='none'): return nn.GELU(approximate)",
+        "unit": "from depthlab.network.unit import Order\ndef late(): return Order('conv act norm')",
+        "weight": "from torch import nn\ndef even(channels, out, kernel, stride, bias, place):\n"
+        " return nn.Conv2d(channels, out, kernel, stride, [k // 2 for k in kernel], bias=bias)",
+    }.items():
+        (folder / f"{group}.py").write_text(text)
+    words = ["norm=off", "init=zero", "activation=gelu", "unit=late", "weight=even", "skip=mine"]
+    net = depthlab.network([f"options={folder}", *words, *SHORT])
+    assert not any(p.any() for p in net.parameters())
+    assert {type(m) for m in net.modules()} >= {nn.GELU, nn.Identity, nn.Conv2d}
+    assert set(own.FORMS) <= set(config.GROUPS)
+    with pytest.raises(Mistake, match=r"^activation=gelu: its gain is not known; init\.gain=1\.4 or so says it$"):
+        depthlab.network([f"options={folder}", "activation=gelu", *SHORT])
+    assert depthlab.network([f"options={folder}", "activation=gelu", "init.gain=1.5", *SHORT])
+
+
+def test_nothing_stays_when_the_command_is_over(command, folder):
+    before = {
+        group: [*options] for group, options in ConfigStore.instance().repo.items() if isinstance(options, dict)
+    }
+    depthlab.network([f"options={folder}", "skip=mine", *SHORT])
+    after = {group: [*options] for group, options in ConfigStore.instance().repo.items() if isinstance(options, dict)}
+    assert {k: v for k, v in after.items() if v} == {k: v for k, v in before.items() if v}
+    assert "skip=mine: did you mean" in command("skip=mine", *SHORT).err
+    assert "mine" not in command("--help").out
+    assert len(config.FOLDERS) == 1
+
+
+def test_a_stored_config_never_names_a_file_to_run(command, folder):
+    depthlab.run([f"options={folder}", "skip=mine", *SHORT])
+    run = run_of("mine_0.9-batch-s0")
+    line = f"config={run}/config.yaml: was made with a skip of one's own; add options=FOLDER"
+    assert command(f"config={run}/config.yaml").err == f"error: {line}\n"
+    with pytest.raises(Mistake) as raised:
+        depthlab.load(run)
+    assert str(raised.value) == line
+    assert "done before" in command(f"config={run}/config.yaml", f"options={folder}").out
+    assert depthlab.load(run, options=folder).net.units[0].skip.a == 0.9
+    (folder / "skip.py").write_text(SKIP + "\n# more\n")
+    with pytest.raises(Mistake, match="not the files that the run was made with"):
+        depthlab.load(run, options=folder)
+
+    trap = folder / "trap"
+    trap.mkdir()
+    (trap / "skip.py").write_text("import pathlib; pathlib.Path('sprung').touch()\n" + SKIP)
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    callbacks = {"callbacks": {"trap": {"_target_": "pathlib.Path.touch", "self": "sprung"}}}
+    for more in ({"options": str(trap)}, {"options": [str(trap)]}, {"hydra": callbacks}):
+        (run / "config.yaml").write_text(yaml.safe_dump(values | more))
+        assert "not the config.yaml of a run" in command(f"config={run}/config.yaml").err
+    assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("def mine(x, f): return x + f", "mine(x, f): the network calls mine(channels, *, key=value)"),
+        ("def mine(channels, *, a): pass", "mine: a needs a usual value, as in a=1.0"),
+        ("def mine(channels, *, a=object()): pass", "mine: usual values are numbers, words, true, false, null"),
+        ("def mine(channels, *, a: Nothing = 1): pass", "name 'Nothing' is not defined"),
+        ("def identity(channels): pass", "identity is the name of one of depthlab's own; choose another"),
+        ("x = 3", "skip.py: defines no option, a function or class with a small first letter"),
+        ("import nowhere_at_all", "skip.py, line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("\ndef f(:", "skip.py, line 2: invalid syntax"),
+    ],
+)
+def test_a_file_that_will_not_do_is_told_in_one_line(command, folder, text, line):
+    (folder / "skip.py").write_text(text.replace(": Nothing", ": 'Nothing'"))
+    outcome = command(f"options={folder}", *SHORT)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert line in outcome.err
+    assert not Path("outputs").exists()
+
+
+def test_a_folder_that_will_not_do_is_named(command, folder):
+    for given in ("nowhere", "5", "a,b"):
+        assert command(f"options={given}", *SHORT).err == f"error: options={given}: no such folder\n"
+    (folder / "skip.py").rename(folder / "skips.py")
+    assert "holds none of skip.py, unit.py" in command(f"options={folder}", *SHORT).err
+    assert command("--config-dir", "nowhere", *SHORT).err == "error: --config-dir nowhere: no such folder\n"
+
+
+def test_yaml_files_of_ones_own(command, folder, monkeypatch):
+    from depthlab.reports import command as report
+
+    (folder / "skip").mkdir()
+    (folder / "skip" / "half.yaml").write_text("# half of it\nname: scaled\nscale: 0.5\nbranch: 0.5\n")
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "my_question.yaml").write_text(EXPERIMENT)
+    listed = command("--config-dir", str(folder), "--help").out
+    assert "  half                  half of it\n" in listed
+    assert "  my_question           does my skip train?\n" in listed
+    assert command("--config-dir", str(folder), "skip=half", "skip.scale=0.6", *SHORT).code == 0
+    run = run_of("scaled_0.6_0.5-batch-s0")
+    assert "done before" in command(f"config={run}/config.yaml").out  # whose values are all there
+    assert depthlab.load(run).net.units[0].skip.scale == 0.6
+
+    outcome = command("--config-dir", str(folder), "experiment=my_question", *SHORT)
+    assert "2 runs: 0 done, 2 to run" in outcome.out
+    assert f"report.py outputs/my_question '--config-dir={folder}'\n" in outcome.out
+    monkeypatch.setattr("sys.argv", ["report.py", "outputs/my_question", f"--config-dir={folder}"])
+    judged = []
+    monkeypatch.setattr(report, "write", lambda *given: judged.append(given))
+    report.main()
+    del config.FOLDERS[1:]
+    ((where, experiment),) = judged
+    assert str(where) == "outputs/my_question"
+    assert experiment["claims"][0]["claim"] == "the plain network is worse"
