@@ -1,5 +1,6 @@
 """One line and an exit code for a person's mistake and for the system's failures; a traceback for a defect."""
 
+import math
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from conftest import ROOT
 from depthlab import config
-from depthlab.errors import Mistake, hint, one_of, told_in_one_line, wrong_value
+from depthlab.errors import Mistake, hint, one_of, told_in_one_line, within, wrong_value
 
 NAMES = ("identity", "none", "scaled", "scaled_both", "conv")
 
@@ -45,6 +46,27 @@ def test_the_nearest_name_is_told(given, near):
 @pytest.mark.parametrize("given", ["", "x", "zzzzzz", "None!?"])
 def test_where_none_is_near_all_are_told(given):
     assert hint(given, NAMES[:1]) == "(allowed: identity)"
+
+
+# ends, where the range has its end; the values in it, out of it; what is told
+RANGES = [
+    ("[]", 4, (1, 2.5, 4), (0.99, 4.01, math.inf, math.nan), "from 1 to 4"),
+    ("[)", 4, (1, 3.99), (4, 0.99, math.nan), "at least 1 and under 4"),
+    ("(]", 4, (1.01, 4), (1, 4.01, math.nan), "above 1 and at most 4"),
+    ("()", 4, (1.01, 3.99), (1, 4, math.nan), "above 1 and under 4"),
+    ("[]", math.inf, (1, 1e300), (0.99, math.inf, math.nan), "at least 1"),
+    ("(]", math.inf, (1.01, 1e300), (1, math.inf, math.nan), "above 1"),
+]
+
+
+@pytest.mark.parametrize(("ends", "high", "inside", "outside", "allowed"), RANGES)
+def test_a_range_ends_as_intervals_are_written(ends, high, inside, outside, allowed):
+    for value in inside:
+        within("a.key", value, 1, high, ends=ends)
+    for value in outside:
+        with pytest.raises(Mistake) as mistake:
+            within("a.key", value, 1, high, "a reason", ends=ends)
+        assert str(mistake.value) == f"a.key={value}: {allowed} (a reason)"
 
 
 def test_names_need_not_be_text():

@@ -36,7 +36,8 @@ def within(option: str, given: float, low: float, high: float = inf, reason: str
     above, under = ends[0] == "(", ends[1] == ")"
     if (low < given if above else low <= given) and (given < high if under or high == inf else given <= high):
         return
-    bounds = f"{'above' if above else 'at least'} {low}" + f" and under {high}" * under
+    bounds = f"{'above' if above else 'at least'} {low}"
+    bounds += f" and {'under' if under else 'at most'} {high}" if high < inf else ""
     allowed = f"from {low} to {high}" if ends == "[]" and high < inf else bounds
     raise Mistake(f"{option}={given}: {allowed}" + f" ({reason})" * bool(reason))
 
