@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from typing import Literal
 
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def densenet(
             place = replace(place, unit=place.unit + 1, changes=True)
             out = int(compression * channels)
             if not out:
-                least = f"nearest: {1 / channels:.4f}"
+                least = f"nearest: {ceil(1e4 / channels) / 1e4:g}"
                 raise Mistake(f"network.compression={compression:g}: keeps none of {channels} channels ({least})")
             parts = [conv(channels, out, 1)], nn.Identity(), None
             units.append(unit.unit(*parts, norm, activation, place, first=False))
