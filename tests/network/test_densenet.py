@@ -208,7 +208,6 @@ def test_depths(depth, bc):
         ({"growth": 5000}, "network.growth=5000: from 1 to 4096 (nearest: 4096)"),
         ({"compression": 1.5}, "network.compression=1.5: above 0 and at most 1 (nearest: 1)"),
         ({"compression": 0.0}, "network.compression=0: above 0 and at most 1 (nearest: 1)"),
-        ({"compression": 0.01}, "network.compression=0.01: keeps none of 52 channels (nearest: 0.0193)"),
         ({"join": skip.identity},
          "skip=identity: network=densenet joins by skip=concat; skip=none is its plain twin"),
         ({"block": "basic"}, "block=basic: with network.bottleneck=false it is single; leave it out"),
@@ -220,8 +219,11 @@ def test_mistakes(changes, message):
     assert str(mistake.value) == message
 
 
-def test_the_nearest_compression_keeps_a_channel():
-    assert on_meta(13, compression=0.0193).units[3].branch.conv1.out_channels == 1
+def test_a_transition_keeps_its_share_of_the_channels_and_at_least_one():
+    widths = {0.5: (26, 31), 0.01: (1, 1), 1.0: (52, 88)}  # 16 + 3 x 12, then what is left + 36
+    for share, wanted in widths.items():
+        net = on_meta(13, compression=share)
+        assert tuple(net.stages[s][0].branch.conv1.out_channels for s in (1, 2)) == wanted
 
 
 def test_counts_of_units_make_the_depths_of_table_1():

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil
 from typing import Literal
 
 from torch import Tensor, nn
@@ -49,8 +48,8 @@ def densenet(
     the same layers stand in a chain, each with the k channels of the one before: the plain twin, of fewer parameters.
     family: `cifar`, 3 stages of n units; or `imagenet`, 4 (Table 1). bottleneck: a 1x1 convolution to 4k channels
     stands before each 3x3. Between stages a transition, a plain unit, keeps the share `compression`, theta, of the
-    channels in a 1x1 convolution, and halves the size. The stem gives `width` channels, but twice the growth where
-    there are bottlenecks (section 3, implementation details).
+    channels, at least one, in a 1x1 convolution, and halves the size. The stem gives `width` channels, but twice the
+    growth where there are bottlenecks (section 3, implementation details).
 
     Raises Mistake on a depth or block that the family does not have, on a growth or compression out of range, on
     another skip, and on a unit with a norm behind the join.
@@ -84,10 +83,7 @@ def densenet(
         units = []
         if s:
             place = replace(place, unit=place.unit + 1, changes=True)
-            out = int(compression * channels)
-            if not out:
-                least = f"nearest: {ceil(1e4 / channels) / 1e4:g}"
-                raise Mistake(f"network.compression={compression:g}: keeps none of {channels} channels ({least})")
+            out = max(int(compression * channels), 1)
             parts = [conv(channels, out, 1)], nn.Identity(), None
             units.append(unit.unit(*parts, norm, activation, place, first=False))
             units[0].after.append(Halved())
