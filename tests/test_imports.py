@@ -23,7 +23,7 @@ OURS = {
     "probes": {"errors", "network"},
     "measure": {"errors", "runs", "network", "data.dataset", "probes"},
     "data": {"errors", "files", "workers"},
-    "training": {"errors", "files", "workers", "data.dataset"},
+    "training": {"errors", "files", "workers", "data.dataset", "data.task"},
     "training.recipe": {"errors"},
     "training.schedule": set(),
     "training.kfac": set(),

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from depthlab.data.dataset import cut, divide, generator, stream, within
+from depthlab.data.task import OfImages, Task
 from depthlab.errors import one_of
 
 Normalize = Literal["pixel_mean", "channel", "imagenet", "none"]
@@ -21,7 +22,7 @@ PAD = 4
 
 
 class Arrays:
-    """A `DataSet` of uint8 images (n, height, width, channels) and integer labels (n,), kept on `device`.
+    """A `DataSet` of uint8 images (n, height, width, channels) and integer labels, (n,) or one a pixel, on `device`.
 
     A pixel's value is byte / scale, from which the statistics of the training images in use are taken away
     (`statistics`). With augment, training images are cropped and flipped (`crop`). The last `validation` training
@@ -46,7 +47,9 @@ class Arrays:
         validation: int,
         subset: int | None,
         test_subset: int | None,
+        task: Task | None = None,
     ) -> None:
+        self.task = task or OfImages()
         if test_subset is not None:
             within("data.test_subset", test_subset, 1, len(test_x), f"there are {len(test_x)} test images")
         train, held_out = divide(len(train_x), validation, subset)

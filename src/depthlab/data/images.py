@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from depthlab.data.arrays import DEVIATION, MEAN, nchw
 from depthlab.data.dataset import cut, divide, generator, stream, vision, within
+from depthlab.data.task import OfImages
 from depthlab.errors import Mistake, one_of
 from depthlab.workers import leave_group, unheard
 
@@ -93,7 +94,7 @@ class Folders:
     `centred` (3, size, size), and `cropped`, unless None, (10, 3, size, size).
     """
 
-    part = (0, 1)
+    task, part = OfImages(), (0, 1)
 
     def __init__(
         self,
