@@ -7,6 +7,7 @@ import re
 import pytest
 from made import run
 
+from depthlab.reports.collect import load, rows
 from depthlab.reports.table import gather, grid, markdown, missing, table, terminal
 
 EXPERIMENT = {
@@ -187,3 +188,18 @@ def test_markdown_survives_labels(tmp_path):
     text = markdown(gather(tmp_path))
     assert "skip=a\\|b" in text
     assert "skip=&lt;b>\\*" in text
+
+
+def test_a_block_that_follows_from_the_network_is_not_told(tmp_path):
+    for seed in range(2):
+        run(tmp_path, seed=seed, config={"network": {"name": "resnet"}, "block": "basic"})
+        run(tmp_path, seed=seed, config={"network": {"name": "densenet"}, "block": "bottleneck"})
+    labels = {row.label for row in rows(load(tmp_path)[0])}
+    assert labels == {"network=resnet", "network=densenet"}
+    run(tmp_path, config={"network": {"name": "resnet"}, "block": "single"})
+    labels = {row.label for row in rows(load(tmp_path)[0])}
+    assert labels == {
+        "block=basic network=resnet",
+        "block=single network=resnet",
+        "block=bottleneck network=densenet",
+    }

@@ -178,7 +178,7 @@ def telling(facts: list[dict[str, Any]]) -> list[str]:
     told = []
     for key in differing:
         parent = key.rpartition(".")[0] or key
-        group = f"{parent}.name" if "." in parent else parent
+        group = "network" if key == "block" else f"{parent}.name" if "." in parent else parent
         by_choice: defaultdict[Any, set[str]] = defaultdict(set)
         for f in facts:
             by_choice[f.get(group)].add(repr(f.get(key)))

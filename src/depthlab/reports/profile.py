@@ -136,20 +136,20 @@ def against(rows: list[Row], spec: Spec) -> Figure:
     """A metric at the end over a number of the summary, on a logarithmic axis: a line for each kind of row through
     its rows in the order of that number, mean ± standard deviation over seeds.
     """
+    kinds = {name: [row for row in rows if matches(row, facts)] for name, facts in spec["lines"].items()}
+    styles = styles_of([name for name, inside in kinds.items() if inside])
     figure = Figure(figsize=(4.6, 3.1), layout="constrained")
-    ax, styles = figure.subplots(), styles_of(list(spec["lines"]))
-    for name, facts in spec["lines"].items():
-        inside = [row for row in rows if matches(row, facts)]
-        points = sorted((row.results[0].summary[spec["against"]], *bar(row, spec["y"])) for row in inside)
-        if points:
-            x, y, bars = zip(*points, strict=True)
-            colour, marker = styles[name]
-            ax.errorbar(
-                x, y, yerr=bars, color=colour, marker=marker, linewidth=1.4, markersize=4.5, label=name, **BAR
-            )
-    ax.set(xscale="log", xlabel=spec["against"], ylabel=spec.get("ylabel", spec["y"].replace("_", " ")))
-    ax.set_ylim(bottom=0)
-    add_legend(figure, styles, 84)
+    ax = figure.subplots()
+    for name, (colour, marker) in styles.items():
+        points = sorted((row.results[0].summary[spec["against"]], *bar(row, spec["y"])) for row in kinds[name])
+        x, y, bars = zip(*points, strict=True)
+        ax.errorbar(x, y, yerr=bars, color=colour, marker=marker, linewidth=1, markersize=4.5, label=name, **BAR)
+    ax.set(xscale="log", yscale="log" if spec.get("log") else "linear")
+    ax.set(xlabel=spec["against"], ylabel=spec.get("ylabel", spec["y"].replace("_", " ")))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+    add_legend(figure, styles, 60)
     return figure
 
 
