@@ -30,6 +30,7 @@ class Arrays:
     None. Mistake if any of these is out of range.
     """
 
+    task: Task = OfImages()
     part, views = (0, 1), 1
 
     def __init__(
@@ -47,9 +48,7 @@ class Arrays:
         validation: int,
         subset: int | None,
         test_subset: int | None,
-        task: Task | None = None,
     ) -> None:
-        self.task = task or OfImages()
         if test_subset is not None:
             within("data.test_subset", test_subset, 1, len(test_x), f"there are {len(test_x)} test images")
         train, held_out = divide(len(train_x), validation, subset)

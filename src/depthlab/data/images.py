@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from depthlab.data.arrays import DEVIATION, MEAN, nchw
 from depthlab.data.dataset import cut, divide, generator, stream, vision, within
-from depthlab.data.task import OfImages
+from depthlab.data.task import OfImages, Task
 from depthlab.errors import Mistake, one_of
 from depthlab.workers import leave_group, unheard
 
@@ -94,7 +94,8 @@ class Folders:
     `centred` (3, size, size), and `cropped`, unless None, (10, 3, size, size).
     """
 
-    task, part = OfImages(), (0, 1)
+    task: Task = OfImages()
+    part = (0, 1)
 
     def __init__(
         self,

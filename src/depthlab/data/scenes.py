@@ -44,9 +44,19 @@ def scenes(
         chance = np.random.default_rng([seed, split])
         drawn = [scene(ink[those], classes[those], size, chance) for _ in range(count)]
         made += [np.stack([image for image, _ in drawn])[..., None], np.stack([labels for _, labels in drawn])]
-    keys = {"scale": 255, "augment": False, "normalize": "channel", "test_subset": None}
-    task = OfPixels(11)
-    return Arrays(*made, classes=11, device=device, validation=validation, subset=subset, task=task, **keys)
+    data = Arrays(
+        *made,
+        classes=11,
+        device=device,
+        scale=255,
+        augment=False,
+        normalize="channel",
+        validation=validation,
+        subset=subset,
+        test_subset=None,
+    )
+    data.task = OfPixels(11)
+    return data
 
 
 def scene(
@@ -54,14 +64,15 @@ def scene(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image, bytes (size, size), and its labels: of digits `ink` (n, 8, 8), 0 to 1, and their `classes` (n,)."""
     shade = np.linspace(0, chance.uniform(0, 0.3), size)
-    image = np.rot90(np.tile(shade, (size, 1)), chance.integers(4)).copy()
+    image = np.rot90(np.tile(shade, (size, 1)), int(chance.integers(4))).copy()
     labels, corner = np.zeros((size, size), np.uint8), None
     for one in chance.integers(len(ink), size=chance.integers(DIGITS[0], DIGITS[1] + 1)):
         side = int(chance.integers(SIDES[0], SIDES[1] + 1))
         anywhere = chance.integers(0, size - side + 1, 2)
-        near = corner is not None and chance.random() < 0.5
-        beside = anywhere if not near else corner + chance.integers(-side, side + 1, 2)
-        corner = beside.clip(0, size - side)
+        if corner is None or chance.random() < 0.5:
+            corner = anywhere
+        else:
+            corner = (corner + chance.integers(-side, side + 1, 2)).clip(0, size - side)
         large = enlarged(ink[one], side)
         window = tuple(slice(start, start + side) for start in corner)
         covered = large >= INK
