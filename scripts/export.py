@@ -1,7 +1,7 @@
 """A run's network for other programs: `python scripts/export.py outputs/digits/RUN --to safetensors`.
 
 safetensors: its tensors by depthlab's names, for `weights=FILE`. torchvision: a state dict for torchvision's resnet
-of that depth, where the run is one. onnx: the whole network in evaluation mode, for any number of images.
+or densenet of that depth, where the run is one. onnx: the whole network in evaluation mode, for any number of images.
 """
 
 import argparse
@@ -14,11 +14,13 @@ import torch
 import depthlab
 from depthlab.errors import Mistake, told_in_one_line
 from depthlab.machine.files import replacing
+from depthlab.network.densenet import to_torchvision as to_torchvisions_densenet
 from depthlab.network.resnet import to_torchvision
-from depthlab.network.weights import USUAL
+from depthlab.network.weights import USUAL, USUAL_DENSE
 
 SUFFIXES = {"safetensors": ".safetensors", "torchvision": ".pth", "onnx": ".onnx"}
 TORCHVISIONS = (18, 34, 50, 101, 152)
+DENSE = (121, 161, 169, 201)
 
 
 def to_safetensors(run: "depthlab.Loaded", out: Path) -> None:
@@ -29,22 +31,28 @@ def to_safetensors(run: "depthlab.Loaded", out: Path) -> None:
 
 
 def to_torchvisions(run: "depthlab.Loaded", out: Path) -> None:
-    """A state dict that torchvision's resnet takes. Raises Mistake where the run's network is none of them."""
+    """A state dict that torchvision's network takes. Raises Mistake where the run's network is none of them."""
     config = run.config
-    usual = {key: value for key, value in USUAL.items() if not key.startswith("data.")}
+    dense = config["network"]["name"] == "densenet"
+    usual = USUAL_DENSE if dense else USUAL
+    usual = {key: value for key, value in usual.items() if not key.startswith("data.")}
     usual |= {"network.family": "imagenet"}
-    if config["block"] != "bottleneck":
+    if dense:
+        usual |= {"network.growth": 48 if config["depth"] == 161 else 32, "network.compression": 0.5}
+    if dense or config["block"] != "bottleneck":
         del usual["network.stride_in"]
     here = {key: config[key.partition(".")[0]].get(key.partition(".")[2]) for key in usual}
     other = [f"{key.removesuffix('.name')}={here[key]}" for key in usual if here[key] != usual[key]]
-    other += [f"depth={config['depth']}"] * (config["depth"] not in TORCHVISIONS)
-    other += [f"width={config['width']}"] * (config["width"] != 64)
+    other += [f"depth={config['depth']}"] * (config["depth"] not in (DENSE if dense else TORCHVISIONS))
+    other += [f"width={config['width']}"] * (config["width"] != 64 and not dense)
     other += ["network.shortcut=" + str(config["network"].get("shortcut"))] * (
         config["network"].get("shortcut") not in (None, "B")
     )
     if other:
-        raise Mistake(f"--to torchvision: it has ImageNet's resnet18 to resnet152 alone, not {' '.join(other)}")
-    state = {name: tensor.contiguous() for name, tensor in to_torchvision(run.net.state_dict()).items()}
+        names = "densenet121 to densenet201" if dense else "resnet18 to resnet152"
+        raise Mistake(f"--to torchvision: it has ImageNet's {names} alone, not {' '.join(other)}")
+    renamed = (to_torchvisions_densenet if dense else to_torchvision)(run.net.state_dict())
+    state = {name: tensor.contiguous() for name, tensor in renamed.items()}
     with replacing(out) as file:
         torch.save(state, file)
 

@@ -32,7 +32,11 @@ def presets(group: str) -> dict[str, dict]:
     run = OmegaConf.create({"recipe": {"iterations": 1000}, "precision": "fp32"})
     files = sorted((ROOT / "configs" / group).glob("*.yaml"))
     merged = {f.stem: OmegaConf.to_container(OmegaConf.merge(run, OmegaConf.load(f)), resolve=True) for f in files}
-    return {name: {k: v for k, v in node.items() if k not in run} for name, node in merged.items()}
+    return {name: {k: v for k, v in node.items() if k not in {*run, "defaults"}} for name, node in merged.items()}
+
+
+ADDING = [name for name in presets("skip") if name != "concat"]
+"""The skips of networks whose units add, and `none`."""
 
 
 @cache

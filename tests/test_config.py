@@ -406,6 +406,13 @@ def test_the_name_says_what_is_unusual(plan):
     assert re.fullmatch(r"resnet14-scaled_0\.5_1-ghost_16-preact-normal_0\.01-tanh-s7-[0-9a-f]{8}", name)
 
 
+def test_a_dense_network_has_its_growth_and_compression_in_its_name(plan):
+    name = plan("data=digits", "network=densenet_bc", "depth=16", "network.growth=4").run.path.name
+    assert re.fullmatch(r"densenet16_4_0\.5-bottleneck-concat-batch-preact-s0-[0-9a-f]{8}", name)
+    plain = plan("data=digits", "network=densenet", "depth=13", "skip=none", "unit=original").run.path.name
+    assert plain.startswith("densenet13_12_1-single-none-batch-s0-")
+
+
 def test_null_and_false_are_left_out_of_what_decides_so_that_a_new_field_renames_nothing():
     old = {"depth": 20, "skip": {"name": "scaled", "scale": 0.0}, "seed": 0}
     new = old | {"new": None, "skip": {**old["skip"], "also": False, "more": {"deep": None}}}

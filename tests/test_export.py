@@ -73,6 +73,17 @@ def test_torchvision_takes_what_it_gets(tmp_path, monkeypatch, export):
         assert_same(net(x), loaded.net(x))
 
 
+def test_torchvisions_densenet_takes_what_it_gets(tmp_path, monkeypatch, export):
+    words = "depth=121 network=densenet_imagenet data=synthetic data.size=32 data.images=8 data.test_images=4"
+    run = trained(tmp_path, monkeypatch, f"{words} recipe.batch=4 recipe.iterations=1 device=cpu threads=1")
+    assert export(run, "torchvision") == (0, "")
+    net, loaded = torchvision.models.densenet121(num_classes=10).eval(), depthlab.load(run)
+    net.load_state_dict(torch.load(run / "network.pth", weights_only=True))
+    x, _ = loaded.data.first("test", 4)
+    with torch.no_grad():
+        assert_same(net(x), loaded.net(x))
+
+
 def test_what_torchvision_does_not_have_is_one_line(tmp_path, monkeypatch, export):
     run = trained(tmp_path, monkeypatch, f"{TINY} data=digits skip=none")
     code, line = export(run, "torchvision")
@@ -80,5 +91,12 @@ def test_what_torchvision_does_not_have_is_one_line(tmp_path, monkeypatch, expor
     assert line == (
         "error: --to torchvision: it has ImageNet's resnet18 to resnet152 alone, not skip=none network.family=cifar "
         "depth=8 width=4\n"
+    )
+    run = depthlab.run("network=densenet depth=7 data=digits epochs=0 network.growth=2")
+    code, line = export(f"outputs/digits/{run['name']}", "torchvision")
+    assert (code, line) == (
+        2,
+        "error: --to torchvision: it has ImageNet's densenet121 to densenet201 alone, not network.family=cifar "
+        "network.growth=2 network.compression=1.0 depth=7\n",
     )
     assert export("nowhere", "onnx") == (2, "error: nowhere: not the directory of a run\n")

@@ -18,7 +18,7 @@ OURS = {
     "network": {"errors"},
     "probes": {"errors", "network"},
     "data": {"errors", "machine"},
-    "training": {"errors", "machine", "data.dataset"},
+    "training": {"errors", "machine", "data.dataset", "data.task"},
     "training.recipe": {"errors"},
     "training.schedule": set(),
     "training.kfac": set(),

@@ -312,7 +312,7 @@ def run_name(config: dict[str, Any]) -> str:
     plain = config["skip"]["name"] == "none"
     network = "plain" if plain and config["network"]["name"] == "resnet" else config["network"]["name"]
     skip = [] if network == "plain" else [label(config["skip"])]
-    words = [f"{network}{config['depth']}", *block, *skip, label(config["norm"])]
+    words = [label(config["network"] | {"name": f"{network}{config['depth']}"}), *block, *skip, label(config["norm"])]
     words += [label(config[group]) for group, usual in USUAL.items() if config[group]["name"] != usual]
     words += [name for name in [config["recipe"]["optimizer"]["name"]] if name != "sgd"]
     return "-".join([*words, f"s{config['seed']}", digest(config)])

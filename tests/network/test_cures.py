@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from conftest import option, presets
+from conftest import ADDING, option, presets
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, mlp, norm, resnet, skip, unit, weight
 
@@ -155,7 +155,7 @@ def test_a_delta_orthogonal_stage_keeps_every_length_without_its_activations(act
 # every option, in networks of 20 and 56 layers
 
 VARIED = {
-    "join": sorted(presets("skip")),
+    "join": ADDING,
     "norms": ["fixup"],
     "act": sorted(presets("activation")),
     "made": sorted(presets("weight")),

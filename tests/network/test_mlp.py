@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from conftest import option, presets
+from conftest import ADDING, option, presets
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, mlp, norm, skip, unit
 from depthlab.network.mlp import LAYERS
@@ -107,10 +107,15 @@ def test_mistakes(depth, block, message):
     assert accepted(depth, block) == message
 
 
+def test_its_units_add():
+    with pytest.raises(Mistake, match=r"^skip=concat: the join of network=densenet"):
+        build(6, None, join=skip.concat)
+
+
 @pytest.mark.parametrize("made", presets("norm"))
 @pytest.mark.parametrize("order", presets("unit"))
 def test_every_combination_trains(order, made):
-    for join, block in product(presets("skip"), LAYERS):
+    for join, block in product(ADDING, LAYERS):
         net = build(6, block, option(unit, order), option(skip, join), option(norm, made))
         net.activation = "relu"
         option(init, "kaiming")(net)

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from conftest import option, presets
+from conftest import ADDING, option, presets
 from depthlab import network
 from depthlab.network import activation, init, norm, skip, unit
 
 
-def made(depth=14, norms="batch", skips="identity", order="original"):
+def made(depth=14, norms="batch", skips="identity", order="original", kind="resnet"):
     torch.manual_seed(0)
     parts = option(unit, order)(), option(skip, skips), option(norm, norms), option(activation, "relu")
-    net = option(network, "resnet")((3, 8, 8), 5, depth, 8, None, *parts)
+    net = option(network, kind)((3, 8, 8), 5, depth, 8, None, *parts)
     net.activation = "relu"
     option(init, "kaiming")(net)
     return net
@@ -28,6 +28,7 @@ def steps(net, count=3):
     losses = []
     for _ in range(count):
         x, y = torch.randn(8, 3, 8, 8, generator=chance), torch.randint(5, (8,), generator=chance)
+        x = x.to(net.head.weight.dtype)
         loss = torch.nn.functional.cross_entropy(net(x), y)
         optimizer.zero_grad()
         loss.backward()
@@ -37,17 +38,27 @@ def steps(net, count=3):
 
 
 @pytest.mark.parametrize(
-    ("norms", "skips", "order"),
-    [(name, "identity", "original") for name in presets("norm")]
-    + [("batch", name, "original") for name in presets("skip")]
-    + [("batch", "identity", name) for name in presets("unit")],
+    ("norms", "skips", "order", "kind", "depth"),
+    [(name, "identity", "original", "resnet", 14) for name in presets("norm")]
+    + [("batch", name, "original", "resnet", 14) for name in ADDING]
+    + [("batch", "identity", name, "resnet", 14) for name in presets("unit")]
+    + [("batch", join, order, "densenet", 13) for join in ("concat", "none") for order in ("preact", "original")]
+    + [(name, "concat", "preact", "densenet_bc", 16) for name in ("batch", "layer")],
 )
-def test_every_step_is_the_usual_one_bit_for_bit(norms, skips, order):
-    net = made(norms=norms, skips=skips, order=order)
+def test_every_step_is_the_usual_one_bit_for_bit(norms, skips, order, kind, depth):
+    net = made(depth, norms, skips, order, kind)
     again = deepcopy(net)
     again.recompute = True
     usual, recomputed = steps(net), steps(again)
     torch.testing.assert_close(recomputed, usual, rtol=0, atol=0)
+
+
+def test_the_sums_of_a_norm_that_reads_its_input_twice_have_another_order_in_a_dense_network():
+    net = made(16, "momentum", "concat", "preact", "densenet_bc").double()
+    again = deepcopy(net)
+    again.recompute = True
+    usual, recomputed = steps(net), steps(again)
+    torch.testing.assert_close(recomputed, usual, rtol=1e-9, atol=1e-9)
 
 
 def kept(net, x):
@@ -72,6 +83,18 @@ def test_what_is_kept_is_what_passes_between_units():
     between = sum(64 * 8 * 2**s * (8 // 2**s) ** 2 * 4 * 9 for s in range(3))
     assert 4 * between <= usual  # a unit keeps the outputs of its two layers before and after their activation
     assert between <= kept(net, x) < 1.25 * between  # and what the stem and the tail keep
+
+
+def test_a_dense_network_keeps_each_channel_once():
+    """Not once for each unit that reads it, which grows with the square of the depth."""
+    net, x = made(40, skips="concat", order="preact", kind="densenet"), torch.randn(64, 3, 8, 8)
+    usual = kept(net, x)
+    net.recompute = True
+    stages = [8 + 12 * 12 * (s + 1) for s in range(3)]  # the channels that leave each
+    between = sum(64 * channels * (8 // 2**s) ** 2 * 4 for s, channels in enumerate(stages))
+    again = sum(64 * channels * (8 // 2**s) ** 2 * 4 for s, channels in zip((1, 2), stages, strict=False))
+    assert between <= kept(net, x) < 1.25 * (between + again)
+    assert usual > 10 * (between + again)
 
 
 def test_evaluation_keeps_nothing_and_is_the_same():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import option, presets
+from conftest import ADDING, option, presets
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, norm, resnet, skip, unit
 from depthlab.network.resnet import BLOCKS, IMAGENET, Network, ZeroPad, from_torchvision
@@ -194,6 +194,11 @@ def test_mistakes(family, depth, block, message):
     assert accepted(family, depth, block) == message
 
 
+def test_its_units_add():
+    with pytest.raises(Mistake, match=r"^skip=concat: the join of network=densenet"):
+        cifar(8, join=skip.concat)
+
+
 @pytest.mark.parametrize("depth", IMAGENET)
 def test_the_usual_block_may_be_named(depth):
     block = "basic" if depth < 50 else "bottleneck"
@@ -346,7 +351,7 @@ def test_layers_have_biases_where_there_is_no_norm(build, preset):
 
 
 @pytest.mark.parametrize(("i", "order"), enumerate_presets("unit"))
-@pytest.mark.parametrize(("j", "join"), enumerate_presets("skip"))
+@pytest.mark.parametrize(("j", "join"), [*enumerate(ADDING)])
 def test_every_combination_trains(i, order, j, join):
     """One step of each unit, skip and norm, and each two of these with each block."""
     for k, made in enumerate_presets("norm"):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from conftest import presets
+from conftest import ADDING, presets
 from depthlab.config import bind
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, mlp, norm, resnet, skip, unit
@@ -20,7 +20,7 @@ SHAPES = pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 1)], ids=["2d", "4d
 
 
 PRESETS = presets("skip")
-RESIDUAL = sorted(PRESETS.keys() - {"none"})
+RESIDUAL = sorted({*ADDING} - {"none"})
 GATES = [preset for preset, values in PRESETS.items() if "bias" in values]
 
 
@@ -49,6 +49,14 @@ def test_every_option_has_a_preset():
 
 def test_none_is_no_module():
     assert make("none", 4) is None
+
+
+@SHAPES
+def test_concat_puts_the_channels_side_by_side(shape):
+    x, f = x_and_f(shape)
+    y = make("concat", 3)(x[:, :2], f)
+    assert torch.equal(y[:, :2], x[:, :2])
+    assert torch.equal(y[:, 2:], f)
 
 
 @SHAPES

@@ -1,6 +1,7 @@
 """Weights from elsewhere against a second implementation of the networks that they come from, and torchvision's."""
 
 import pickle
+import re
 
 import pytest
 import safetensors.torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from conftest import Counted
 from depthlab.errors import Mistake
-from depthlab.network import activation, norm, resnet, skip, unit
+from depthlab.network import activation, densenet, norm, resnet, skip, unit
 from depthlab.network.resnet import from_torchvision
 from depthlab.network.weights import fit, given, read
 
@@ -128,6 +129,24 @@ def test_torchvisions(tmp_path, depth, write):
     assert start.naming == "torchvision"
 
 
+@pytest.mark.parametrize("published", [False, True])  # whose files write norm.1 for norm1, and count no batches
+def test_torchvisions_densenet(tmp_path, published):
+    theirs = trained(torchvision.models.densenet121())
+    state = theirs.state_dict()
+    if published:
+        state = {n: t for n, t in state.items() if "num_batches" not in n}
+        state = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", n): t for n, t in state.items()}
+    parts = unit.preact(), skip.concat, norm.batch, activation.relu
+    keys = {"family": "imagenet", "growth": 32, "bottleneck": True, "compression": 0.5}
+    net = densenet((3, 64, 64), 1000, 121, 64, None, *parts, **keys).eval()
+    net, start = filled(net, saved(tmp_path / "net", state))
+    assert_same(net, theirs, 64)
+    assert start.naming == "densenet"
+    usual = CONFIG | {"skip": {"name": "concat"}, "unit": {"name": "preact"}, "network": {"name": "densenet"}}
+    assert start.unusual(usual) == []
+    assert start.unusual(usual | {"norm": {"name": "layer"}}) == ["norm=batch"]
+
+
 @pytest.mark.parametrize("wrapped", [lambda s: s, lambda s: {"net": s, "step": 3}, lambda s: {"model": {"net": s}}])
 def test_ours_as_they_are_and_inside_checkpoints(tmp_path, wrapped):
     theirs = trained(ours(8, join=skip.conv))
@@ -189,7 +208,8 @@ MISFITS = [
     (lambda: {k: v for k, v in ours(8).state_dict().items() if "head" not in k}, "it lacks head.weight, head.bias"),
     (lambda: {"features.0.weight": torch.ones(1), "features.1.weight": torch.ones(1)},
      "weights=f: features.0.weight, features.1.weight: neither depthlab's names, nor torchvision's names (layer1, "
-     "fc), nor the names of PyTorch's CIFAR ResNets (layer1, linear)"),
+     "fc), nor the names of PyTorch's CIFAR ResNets (layer1, linear), nor torchvision's names of a DenseNet "
+     "(features, classifier)"),
 ]  # fmt: skip
 
 
@@ -239,7 +259,7 @@ def test_a_file_is_known_by_its_content(tmp_path):
 
 @pytest.mark.parametrize("value", [["a"], {"sha256": "a"}, {"file": 3}, {"file": "a", "more": "b"}])
 def test_another_value_is_a_mistake(value):
-    with pytest.raises(Mistake, match=r"^weights: a file, as in weights=resnet20\.safetensors"):
+    with pytest.raises(Mistake, match=r"^weights: a file, or options of the run"):
         given(value)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from depthlab.network import activation, norm, skip, unit
+from depthlab.network import activation, densenet, norm, skip, unit
 from depthlab.network.resnet import resnet
 from depthlab.probes.inside import growth, layers, recorded, untouched
 
@@ -17,6 +17,12 @@ def made(depth=14, block="basic", order=unit.original, join=skip.identity, norms
     if norms is norm.batch:
         parts = (order(), join, lambda channels: norm.batch(channels), activation.relu)
     return resnet((3, 8, 8), 10, depth, width, block, *parts, family="cifar", shortcut=None, stride_in="1x1")
+
+
+def dense(depth=13, join=skip.concat, order=unit.preact, bottleneck=False):
+    torch.manual_seed(0)
+    keys = {"family": "cifar", "growth": 3, "bottleneck": bottleneck, "compression": 1.0}
+    return densenet((3, 8, 8), 10, depth, 4, None, order(), join, norm.batch, activation.relu, **keys)
 
 
 def snapshot(net):
@@ -66,6 +72,7 @@ def test_there_are_as_many_layers_as_the_depth_says_but_the_head(depth, block, o
     net = made(depth, block, order)
     found = layers(net)
     assert len(found) == depth - 1
+    assert len(layers(dense())) == 12
     assert [layer for _, layer, _ in found] == [
         m for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in n
     ]

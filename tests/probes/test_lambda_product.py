@@ -3,9 +3,10 @@
 import pytest
 import torch
 from test_activations import fully
-from test_inside import made
+from test_inside import dense, made
 from torch.nn import functional
 
+from depthlab.errors import Mistake
 from depthlab.network import activation, norm, skip, unit
 from depthlab.probes import lambda_product
 from depthlab.probes.inside import recorded
@@ -80,6 +81,12 @@ def test_a_plain_network_has_no_shortcut():
     found = lambda_product(made(depth=8, join=skip.none), X, Y, 0.1)
     assert found["shortcut"] == found["product"] == [0, 0, 0, 1]
     assert found["first_gradient"] > 0
+
+
+def test_a_dense_network_is_refused():
+    with pytest.raises(Mistake, match=r"^probe=lambda_product: no shortcut leads through a dense network"):
+        lambda_product(dense(), X, Y, 0.1)
+    assert lambda_product(dense(join=skip.none), X, Y, 0.1)["first_product"] == 0
 
 
 def test_costs_two_passes():

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_inside import made, same, snapshot
+from test_inside import dense, made, same, snapshot
 from torch import nn
 
 import depthlab.data
@@ -26,9 +26,9 @@ def error(net, y):
     return 100 * (net.eval()(X).argmax(1) != y).double().mean().item()
 
 
-def trained(**keys):
+def trained(kind=made, **keys):
     """A network whose running statistics fit the images, and labels which it gets right, so that a unit matters."""
-    net = made(**keys)
+    net = kind(**keys)
     for _ in range(20):
         net.train()(X)
     with torch.no_grad():
@@ -100,13 +100,61 @@ def test_swapped_units_stand_in_each_others_place():
     assert not torch.equal(found, net(X))
 
 
-@pytest.mark.parametrize("depth", [8, 14, 26])
-def test_costs_the_passes_that_it_states(depth):
-    net, passes = made(depth=depth), []
+@pytest.mark.parametrize(
+    ("net", "n", "stages"),
+    [
+        (made(depth=8), 3, 3),
+        (made(depth=14), 6, 3),
+        (made(depth=26), 12, 3),
+        (made(depth=14, join=skip.none), 6, 0),
+        (dense(), 9, 3),
+    ],
+)
+def test_costs_the_passes_that_it_states(net, n, stages):
+    passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
-    lesion(net, X, Y, 0.1, draws=2, seed=0)
-    n = len(net.units)
-    assert len(passes) == 1 + n + 2 * (n - 1) + 2 * (n // 2)
+    found = lesion(net, X, Y, 0.1, draws=2, seed=0)
+    assert len(passes) == 1 + n + 2 * (n - 1) + 2 * (n // 2) + stages
+    assert len(found.get("cut_error", [])) == stages
+
+
+class Nothing(nn.Module):
+    def forward(self, x, f):
+        return torch.cat([torch.zeros_like(x), f], 1) if x.shape != f.shape else f
+
+
+@pytest.mark.parametrize("order", [unit.preact, unit.original])
+@pytest.mark.parametrize("kind", [made, dense])
+def test_a_cut_stage_sees_nothing_of_what_came_before_its_units(kind, order):
+    net, y = trained(kind, order=order)
+    found = lesion(net, X, y, 0.1, draws=1, seed=0)
+    for stage, wounded in enumerate(found["cut_error"]):
+        other = copy.deepcopy(net)
+        for module in other.stages[stage]:
+            if module.skip is not None:
+                module.skip = Nothing()
+        assert wounded == pytest.approx(error(other, y))
+    assert len({*found["cut_error"], found["base_error"]}) > 1
+    assert found["least_cut_cost"] == min(found["cut_error"]) - found["base_error"]
+
+
+@pytest.mark.parametrize("order", [unit.preact, unit.original])
+def test_a_dense_unit_deleted_gives_zeros_to_all_that_read_it(order):
+    net, y = trained(dense, order=order)
+    found = lesion(net, X, y, 0.1, draws=1, seed=0)
+    joined = [place for place, module in enumerate(net.units) if module.skip is not None]
+    assert len(joined) == len(found["error"]) == 9
+    for place, wounded in zip(joined, found["error"], strict=True):
+        other = copy.deepcopy(net)
+        other.units[place].branch.append(Zero())
+        assert wounded == pytest.approx(error(other, y))
+    assert len({*found["error"], found["base_error"]}) > 1
+
+
+def test_a_plain_unit_that_halves_is_left_out_with_its_size():
+    net, y = trained(dense, join=skip.none)
+    assert without(net.units[3], torch.randn(2, 3, 8, 8)).shape == (2, 3, 4, 4)
+    assert len(lesion(net, X, y, 0.1, draws=1, seed=0)["error"]) == len(net.units) == 11
 
 
 def test_fully_connected_and_the_same_draws_twice():

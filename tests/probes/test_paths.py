@@ -5,6 +5,7 @@ from math import comb
 
 import pytest
 import torch
+from test_inside import dense
 from torch.nn import functional
 
 from depthlab.errors import Mistake
@@ -43,6 +44,19 @@ def test_one_path_is_the_product_of_its_weights():
     expected = error @ made.head.weight @ weights[2] @ weights[0]
     found = path_gradient(made, X, Y, {made.units[0], made.units[2]})
     assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_the_paths_of_a_dense_network_sum_up_too():
+    made = dense(7).double()
+    x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    joined = [module for module in made.units if module.skip is not None]
+    some = [{*chosen} for k in range(4) for chosen in combinations(joined, k)]
+    start = made.stem(x).detach().requires_grad_()
+    functional.cross_entropy(made.head(made.tail(made.stages(start))), Y).backward()
+    found = sum(path_gradient(made, x, Y, chosen) for chosen in some)
+    assert torch.allclose(found, start.grad, atol=1e-12)
+    assert start.grad.norm() > 1e-3
+    assert paths(made, x, Y, 0.1, draws=1, seed=0)["count_share"] == [1 / 8, 3 / 8, 3 / 8, 1 / 8]
 
 
 def test_shares_against_explicit_enumeration():

@@ -7,7 +7,7 @@ from made import run
 
 from depthlab.reports.collect import load, rows
 from depthlab.reports.profile import drawn, sketch
-from depthlab.reports.table import gather, markdown, table
+from depthlab.reports.table import gather, having, markdown, table
 
 EXPERIMENT = {
     "title": "Inside",
@@ -182,6 +182,22 @@ def test_rows_are_compared_seed_by_seed(tmp_path, first, second, expected):
         for seed, value in values.items():
             run(tmp_path / "inside", depth, seed=seed, probes={"inside": [{"factor": value}] * 3})
     assert word(tmp_path / "inside", {"of": {"depth": 20}, "equals": {"depth": 56}, "within": 0.1}) == expected
+
+
+def test_errors_against_parameters_have_a_line_for_each_kind(tmp_path):
+    for depth, skip in ((20, "none"), (8, "none"), (20, "identity")):
+        for seed, error in ((0, 10.0), (1, 14.0)):
+            run(tmp_path, depth=depth, skip=skip, seed=seed, test=(85.0, 45.0, error + depth))
+    found, _, _ = load(tmp_path)
+    kinds = {"plain": {"skip": "none"}, "residual": {"skip": "identity"}, "other": {"skip": "conv"}}
+    spec = {"name": "parameters", "title": "t", "y": "test_error", "against": "parameters", "lines": kinds}
+    (ax,) = drawn(spec, having(spec, rows(found))).axes
+    plotted = {bars.get_label(): bars.lines[0] for bars in ax.containers}
+    assert [*plotted["plain"].get_xdata()] == [8000, 20000]
+    assert [*plotted["plain"].get_ydata()] == [20, 32]
+    assert [*plotted["residual"].get_ydata()] == [32]
+    assert "other" not in plotted
+    assert having(spec | {"lines": {"other": {"skip": "conv"}}}, rows(found)) == []
 
 
 def test_a_course_runs_forward_whatever_seed_looked_more_often(tmp_path):

@@ -7,7 +7,7 @@ import re
 import pytest
 from made import run
 
-from depthlab.reports.collect import telling
+from depthlab.reports.collect import load, rows, telling
 from depthlab.reports.table import beside, gather, grid, markdown, missing, table, terminal
 
 EXPERIMENT = {
@@ -228,3 +228,18 @@ def test_lines_side_by_side_each_at_its_best_rate(tmp_path):
     assert residual[:5] == ["residual", "yes", "yes", "1.00", "1.00"]
     assert residual[-2:] == ["+0", "1.23"]
     assert neither == ["neither", "no", "no", "–", "–", "–", "–", "–", "–"]
+
+
+def test_a_block_that_follows_from_the_network_is_not_told(tmp_path):
+    for seed in range(2):
+        run(tmp_path, seed=seed, config={"network": {"name": "resnet"}, "block": "basic"})
+        run(tmp_path, seed=seed, config={"network": {"name": "densenet"}, "block": "bottleneck"})
+    labels = {row.label for row in rows(load(tmp_path)[0])}
+    assert labels == {"network=resnet", "network=densenet"}
+    run(tmp_path, config={"network": {"name": "resnet"}, "block": "single"})
+    labels = {row.label for row in rows(load(tmp_path)[0])}
+    assert labels == {
+        "block=basic network=resnet",
+        "block=single network=resnet",
+        "block=bottleneck network=densenet",
+    }

@@ -84,14 +84,16 @@ def test_stopped_after_every_iteration_and_every_test_batch(command, undisturbed
 
 # Every option that keeps something or draws by chance.
 EACH = [f"{group}={name}" for group in ("skip", "norm", "weight") for name in presets(group)]
+EACH += ["network=densenet"]
 EACH += [f"recipe/optimizer={name}" for name in presets("recipe/optimizer")]
-USUAL = {"skip=identity", "norm=batch", "weight=plain"}
+USUAL = {"skip=identity", "skip=concat", "norm=batch", "weight=plain"}
 
 
 @pytest.mark.parametrize("option", [option for option in EACH if option not in USUAL])
 def test_each_option_goes_on_bit_for_bit(command, monkeypatch, option):
     """Stopped after the twelfth iteration and, as the states of some optimisers then have another form, the first."""
     run = [*(word for word in RUN if not word.startswith(("skip=", "recipe.rate="))), option, "recipe.rate=0.003"]
+    run += ["depth=7", "recompute=true"] * ("densenet" in option)
     assert command(*run).code == 0
     straight = outcome_of_run()
     Path("outputs").rename("undisturbed")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from depthlab.data.task import OfImages
 from depthlab.training import loop
 from depthlab.training.loop import State, evaluate, train
 from depthlab.training.optimizer import sgd
@@ -20,7 +21,7 @@ IMAGES, BATCH = 20, 6
 class Data:
     """20 training, 7 test and 5 validation images of 2x3x3 in 4 classes; each epoch a permutation."""
 
-    classes, shape, splits, views = 4, (2, 3, 3), ("test", "train", "validation"), 1
+    task, classes, shape, splits, views = OfImages(), 4, (2, 3, 3), ("test", "train", "validation"), 1
 
     def __init__(self, images=IMAGES, labels=None):
         random = torch.Generator().manual_seed(1)
@@ -208,8 +209,8 @@ def test_no_iterations_is_one_evaluation_of_the_network_as_it_is():
     mine, data = recipe(), Data()
     state = fresh(mine)
     ((step, metrics),) = finish(state, data, mine, 0)
-    ((error, loss),) = [r for r in evaluate(network(), data.evaluate("test", 7), nullcontext) if r]
-    assert (step, metrics) == (0, {"test_error": error, "test_loss": loss})
+    (found,) = [r for r in evaluate(network(), data.evaluate("test", 7), data.task, nullcontext) if r]
+    assert (step, metrics) == (0, {"test_error": found["error"], "test_loss": found["loss"]})
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
@@ -217,25 +218,29 @@ def test_evaluation_is_the_mean_over_the_images_however_they_are_cut(size):
     data, net = Data(), network()
     with torch.no_grad():
         net(data.parts["train"][0])  # running statistics that are not 0 and 1
-    *nones, (error, loss) = evaluate(net, data.evaluate("test", size), nullcontext)
+    *nones, found = evaluate(net, data.evaluate("test", size), data.task, nullcontext)
     assert nones == -(-7 // size) * [None]
     x, y = data.parts["test"]
     with torch.no_grad():
         p = net.eval()(x).double().softmax(1)
-    assert error == pytest.approx(100 * sum(int(p[i].argmax()) != int(y[i]) for i in range(7)) / 7, rel=1e-12)
-    assert loss == pytest.approx(-sum(math.log(p[i, y[i]]) for i in range(7)) / 7, rel=1e-5)
+    assert found["error"] == pytest.approx(
+        100 * sum(int(p[i].argmax()) != int(y[i]) for i in range(7)) / 7, rel=1e-12
+    )
+    assert found["loss"] == pytest.approx(-sum(math.log(p[i, y[i]]) for i in range(7)) / 7, rel=1e-5)
 
 
 def test_views_of_an_image_have_their_softmax_averaged():
     data, net = Data(), network()
     x, y = data.parts["train"]  # 20 images: 5 labels with 4 views each
     batches = [(x[:12], y[:3]), (x[12:], y[3:5])]
-    *_, (error, loss) = evaluate(net, iter(batches), nullcontext)
+    *_, found = evaluate(net, iter(batches), data.task, nullcontext)
     with torch.no_grad():
         p = net.eval()(x).double().softmax(1)
     p = torch.stack([p[4 * i : 4 * i + 4].mean(0) for i in range(5)])
-    assert error == pytest.approx(100 * sum(int(p[i].argmax()) != int(y[i]) for i in range(5)) / 5, rel=1e-12)
-    assert loss == pytest.approx(-sum(math.log(p[i, y[i]]) for i in range(5)) / 5, rel=1e-5)
+    assert found["error"] == pytest.approx(
+        100 * sum(int(p[i].argmax()) != int(y[i]) for i in range(5)) / 5, rel=1e-12
+    )
+    assert found["loss"] == pytest.approx(-sum(math.log(p[i, y[i]]) for i in range(5)) / 5, rel=1e-5)
 
 
 def test_evaluation_changes_nothing():
@@ -243,7 +248,7 @@ def test_evaluation_changes_nothing():
     net.train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     random = torch.get_rng_state()
-    list(evaluate(net, data.evaluate("test", 3), nullcontext))
+    list(evaluate(net, data.evaluate("test", 3), data.task, nullcontext))
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     assert torch.equal(torch.get_rng_state(), random)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from depthlab.data.dataset import cut, divide, generator, stream
+from depthlab.data.task import OfImages, Task
 from depthlab.errors import one_of, within
 
 Normalize = Literal["pixel_mean", "channel", "imagenet", "none"]
@@ -21,7 +22,7 @@ PAD = 4
 
 
 class Arrays:
-    """A `DataSet` of uint8 images (n, height, width, channels) and integer labels (n,), kept on `device`.
+    """A `DataSet` of uint8 images (n, height, width, channels) and integer labels, (n,) or one a pixel, on `device`.
 
     A pixel's value is byte / scale, from which the statistics of the training images in use are taken away
     (`statistics`). With augment, training images are cropped and flipped (`crop`). The last `validation` training
@@ -29,6 +30,7 @@ class Arrays:
     None. Mistake if any of these is out of range.
     """
 
+    task: Task = OfImages()
     part, views = (0, 1), 1
 
     def __init__(

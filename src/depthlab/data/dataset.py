@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depthlab.data.task import Task
 from depthlab.errors import Mistake, within
 
 Rows = TypeVar("Rows", bound=Tensor | Sequence)
@@ -17,6 +18,8 @@ Rows = TypeVar("Rows", bound=Tensor | Sequence)
 class DataSet(Protocol):
     """Labelled images: an endless stream of training batches, and fixed splits to evaluate on."""
 
+    task: Task
+    """What a label is of, an image or a pixel, and how the network is judged."""
     classes: int
     """How many classes; labels are 0 to classes - 1."""
     shape: tuple[int, int, int]
@@ -37,11 +40,11 @@ class DataSet(Protocol):
     def batches(self, size: int, *, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches without end, from iteration `start` on.
 
-        x is float32 (size, channels, height, width) in channels_last memory, y is int64 (size,), both on the
-        device. Each epoch is a permutation of the training images; epochs follow one another without a gap, so a
-        batch may hold the end of one and the beginning of the next. Order and augmentation of epoch e are a pure
-        function of (seed, e): starting at k gives bit for bit what an uninterrupted stream gives from k on.
-        Mistake if a batch is larger than an epoch.
+        x is float32 (size, channels, height, width) in channels_last memory, y is int64 (size,), or (size, height,
+        width) where each pixel has a label, both on the device. Each epoch is a permutation of the training images;
+        epochs follow one another without a gap, so a batch may hold the end of one and the beginning of the next.
+        Order and augmentation of epoch e are a pure function of (seed, e): starting at k gives bit for bit what an
+        uninterrupted stream gives from k on. Mistake if a batch is larger than an epoch.
         """
         ...
 

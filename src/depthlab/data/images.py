@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from depthlab.data.arrays import DEVIATION, MEAN, nchw
 from depthlab.data.dataset import cut, divide, generator, stream, vision
+from depthlab.data.task import OfImages, Task
 from depthlab.errors import Mistake, one_of, within
 from depthlab.machine.processes import leave_group, unheard
 
@@ -93,6 +94,7 @@ class Folders:
     `centred` (3, size, size), and `cropped`, unless None, (10, 3, size, size).
     """
 
+    task: Task = OfImages()
     part = (0, 1)
 
     def __init__(

@@ -123,12 +123,12 @@ def fixup(net: _Net) -> None:
     """Fixup (Zhang et al. 2019, section 3): He et al.'s init, the last layer of each branch and of the network zero,
     the branches' other layers times L^(-1 / (2m - 2)), for L units of m layers. Its scalars are `norm=fixup`.
     """
-    gain, units = _gain(net, None), list(net.units)
+    gain, units = _gain(net, None), _skipping(net)
     _fill(net, lambda w: _draw(w, gain / sqrt(_fans(w)["fan_in"]), "normal"), False)
     last = [list(_layers(net))[-1]]
+    if not units:
+        raise Mistake("init=fixup: a plain network (skip=none) would be zero and not train")
     for unit in units:
-        if unit.skip is None:
-            raise Mistake("init=fixup: a plain network (skip=none) would be zero and not train")
         *layers, end = _layers(unit.branch)
         last.append(end)
         for layer in layers:
@@ -178,9 +178,15 @@ def _fill(net: _Net, fill: Callable[[Tensor], object], zero_last: bool) -> None:
     _zero_last(net, zero_last)
 
 
+def _skipping(net: _Net) -> list[_Unit]:
+    return [unit for unit in net.units if unit.skip is not None]
+
+
 def _zero_last(net: _Net, zero_last: bool) -> None:
-    for unit in net.units if zero_last else ():
-        if unit.skip is None:
-            raise Mistake("init.zero_last=true: a plain network (skip=none) would be zero and not train")
+    if not zero_last:
+        return
+    if not (units := _skipping(net)):
+        raise Mistake("init.zero_last=true: a plain network (skip=none) would be zero and not train")
+    for unit in units:
         for parameter in unit.last.parameters():
             nn.init.zeros_(parameter)

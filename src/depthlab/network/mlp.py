@@ -3,8 +3,8 @@
 from torch import nn
 
 from depthlab.errors import Mistake, one_of
-from depthlab.network.place import Place, at
-from depthlab.network.resnet import Network, Skip, Weight
+from depthlab.network.place import Place, at, named
+from depthlab.network.resnet import Network, Skip, Weight, added
 from depthlab.network.unit import Activation, Norm, Order
 from depthlab.network.weight import plain
 
@@ -27,7 +27,7 @@ def mlp(
     (`block=single`, the usual) or two (`basic`), an output layer. Raises Mistake on a
     depth or block that does not fit, and on a `weight` but the plain one, as those are made for convolutions.
     """
-    if (name := getattr(weight, "func", weight).__name__) != "plain":
+    if (name := named(weight)) != "plain":
         raise Mistake(f"weight={name}: of convolutions, and network=mlp has none")
     block = block or "single"
     if block not in LAYERS:
@@ -50,7 +50,7 @@ def mlp(
         unit.unit(
             [linear(width) for _ in range(LAYERS[block])],
             nn.Identity(),
-            at(skip, place)(width),
+            added(at(skip, place)(width)),
             norm,
             activation,
             place,

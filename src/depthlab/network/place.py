@@ -33,3 +33,8 @@ ALONE = Place()
 def at(option: Callable[..., T], place: Place) -> Callable[..., T]:
     """The option with its place, if it asks for one."""
     return partial(option, place=place) if "place" in inspect.signature(option).parameters else option
+
+
+def named(option: Callable[..., object]) -> str:
+    """The option as it is typed."""
+    return getattr(option, "func", option).__name__

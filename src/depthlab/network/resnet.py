@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from depthlab.errors import Mistake, one_of
 from depthlab.network.place import Place, at
-from depthlab.network.recompute import recomputed
+from depthlab.network.recompute import recomputed, side_by_side
+from depthlab.network.skip import concat
 from depthlab.network.unit import Activation, Norm, Order, Unit
 from depthlab.network.weight import plain
 
@@ -88,7 +89,7 @@ def resnet(
                 for j, (c, o, k) in enumerate(zip([channels, *outs], outs, kernels, strict=False))
             ]
             out = outs[-1]
-            join = at(skip, place)(out)
+            join = added(at(skip, place)(out))
             if join is not None and (shortcut == "C" or (shortcut == "B" and changes)):
                 resize = unit.projection(conv(channels, out, 1, stride), norm, place)
             else:
@@ -98,6 +99,13 @@ def resnet(
         stages.append(nn.Sequential(*units))
     tail = unit.tail(channels, norm, activation, place).extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
     return Network(stem, stages, tail, nn.Linear(channels, classes), block)
+
+
+def added(join: nn.Module | None) -> nn.Module | None:
+    """The join of a unit that gives as many channels as it takes. Raises Mistake on one that concatenates."""
+    if isinstance(join, concat):
+        raise Mistake("skip=concat: the join of network=densenet; the units of other networks add (skip=identity)")
+    return join
 
 
 class Network(nn.Module):
@@ -124,12 +132,18 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        if self.recompute and self.training:
-            for unit in self.units:
-                x = recomputed(unit, x)
-        else:
-            x = self.stages(x)
+        x = self._recomputed(x) if self.recompute and self.training else self.stages(x)
         return self.head(self.tail(x))
+
+    def _recomputed(self, x: Tensor) -> Tensor:
+        """All stages; of a unit that concatenates, only the channels that it adds are kept."""
+        parts = [x]
+        for unit in self.units:
+            if isinstance(unit.skip, concat) and not unit.after:
+                parts.append(recomputed(unit, unit.f, *parts))
+            else:
+                parts = [recomputed(unit, unit, *parts)]
+        return side_by_side(parts)
 
 
 class ZeroPad(nn.Module):
@@ -150,7 +164,7 @@ def _stages(family: str, depth: int, block: str | None) -> tuple[str, Sequence[i
     """The block and the number of units of each stage."""
     if family == "imagenet":
         if depth not in IMAGENET:
-            raise Mistake(f"depth={depth}: {_nearest(depth, IMAGENET)} (allowed: {', '.join(map(str, IMAGENET))})")
+            raise Mistake(f"depth={depth}: {nearest(depth, IMAGENET)} (allowed: {', '.join(map(str, IMAGENET))})")
         usual, counts = IMAGENET[depth]
         if block not in (None, usual):
             raise Mistake(f"block={block}: the ImageNet network of depth {depth} is made of {usual} blocks")
@@ -161,14 +175,15 @@ def _stages(family: str, depth: int, block: str | None) -> tuple[str, Sequence[i
     per_n = {name: 3 * len(kernels) for name, (kernels, _) in BLOCKS.items()}
     n, rest = divmod(depth - 2, per_n[block])
     if rest or n < 1:
-        near = _nearest(depth, [per_n[block] * max(k, 1) + 2 for k in (n, n + 1)])
+        near = nearest(depth, [per_n[block] * max(k, 1) + 2 for k in (n, n + 1)])
         other = [f"block={b} fits" for b, p in per_n.items() if depth - 2 >= p and (depth - 2) % p == 0]
         hint = f"; {' and '.join(other)}" if other else ""
         raise Mistake(f"depth={depth}: {block} blocks make {per_n[block]}n+2 layers: {near}{hint}")
     return block, (n, n, n)
 
 
-def _nearest(depth: int, depths: Sequence[int] | dict) -> str:
+def nearest(depth: int, depths: Sequence[int] | dict) -> str:
+    """`nearest 20 and 26`: the valid depths on either side."""
     below, above = (
         max((d for d in depths if d < depth), default=None),
         min((d for d in depths if d > depth), default=None),

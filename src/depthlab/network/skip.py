@@ -1,7 +1,7 @@
 """Skips: how a unit joins its shortcut x and its branch f = F(x) (He et al. 2016, section 3, Fig. 2 and Table 1).
 
-Each is a module `(x, f) -> y` on tensors of one shape, made for `channels` channels, and is named as it is typed:
-`skip=exclusive_gate`. A plain network has none.
+Each is a module `(x, f) -> y` on tensors of one shape, `concat` aside, made for `channels` channels, and is named as
+it is typed: `skip=exclusive_gate`. A plain network has none.
 """
 
 import torch
@@ -24,6 +24,18 @@ class identity(nn.Module):
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         return x + f
+
+
+class concat(nn.Module):
+    """y = [x, f], the channels of f behind those of x (Huang et al. 2017, eq. 2): the join of `network=densenet`,
+    where f has `channels` channels and x any number of them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        return torch.cat([x, f], 1)
 
 
 class scaled(nn.Module):

@@ -65,6 +65,10 @@ class Unit(nn.Module):
         h, a = self.split(x)
         return h, self.branch(a)
 
+    def f(self, x: Tensor) -> Tensor:
+        """F(x) alone."""
+        return self.sides(x)[1]
+
     def forward(self, x: Tensor) -> Tensor:
         h, f = self.sides(x)
         return self.after(f if self.skip is None else self.skip(h, f))
@@ -83,10 +87,14 @@ class Order:
     layer: str
     after: str = ""
 
-    def stem(self, conv: nn.Module, norm: Norm, activation: Activation, place: Place = ALONE) -> nn.Sequential:
-        """The network's first convolution with its norm and activation, whatever the order."""
-        before = self._before()
-        words = [*self.layer.split()[len(before) :], *before]
+    def stem(
+        self, conv: nn.Module, norm: Norm, activation: Activation, place: Place = ALONE, *, before: bool = True
+    ) -> nn.Sequential:
+        """The network's first convolution with its norm and activation, whatever the order; without `before`, those
+        in front of a convolution are left to the first unit, for which nothing is special then.
+        """
+        ahead = self._before()
+        words = [*self.layer.split()[len(ahead) :], *(ahead if before else [])]
         return nn.Sequential(OrderedDict(_layers(words, [conv], norm, activation, replace(place, unit=0))))
 
     def unit(

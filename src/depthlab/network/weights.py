@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from depthlab.errors import Mistake
+from depthlab.network.densenet import from_torchvision as from_torchvisions_densenet
 from depthlab.network.resnet import Network, ZeroPad, from_torchvision
 from depthlab.network.unit import Unit
 
@@ -23,10 +24,15 @@ NAMINGS = {
     "depthlab": "depthlab's names",
     "torchvision": "torchvision's names (layer1, fc)",
     "cifar": "the names of PyTorch's CIFAR ResNets (layer1, linear)",
+    "densenet": "torchvision's names of a DenseNet (features, classifier)",
 }
+MAPPED = {"torchvision": from_torchvision, "cifar": from_torchvision, "densenet": from_torchvisions_densenet}
+"""What gives tensors of a foreign naming our names."""
 USUAL = {"skip.name": "identity", "unit.name": "original", "norm.name": "batch", "activation.name": "relu"}
 USUAL |= {"data.normalize": "imagenet", "network.stride_in": "3x3"}
-"""What the networks of the two foreign namings are made of and were trained with, by our words."""
+"""What the networks of foreign namings are made of and were trained with, by our words."""
+USUAL_DENSE = USUAL | {"skip.name": "concat", "unit.name": "preact"}
+"""The same of DenseNets."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,12 @@ class Start:
         """What a config has otherwise than most networks by the file's names; as theirs is typed."""
         if self.naming == "depthlab":
             return []
-        here = {key: config[key.partition(".")[0]].get(key.partition(".")[2]) for key in USUAL}
+        usual = USUAL_DENSE if self.naming == "densenet" else USUAL
+        here = {key: config[key.partition(".")[0]].get(key.partition(".")[2]) for key in usual}
         if config["block"] != "bottleneck":
             here["network.stride_in"] = None  # of no effect
-        other = [key for key, value in here.items() if value not in (None, USUAL[key])]
-        return [f"{key.removesuffix('.name')}={USUAL[key]}" for key in other]
+        other = [key for key, value in here.items() if value not in (None, usual[key])]
+        return [f"{key.removesuffix('.name')}={usual[key]}" for key in other]
 
 
 def given(value: Any) -> dict[str, str] | None:
@@ -109,7 +116,7 @@ def fit(state: dict[str, Tensor], net: Network, file: str) -> Start:
     if naming is None:
         raise Mistake(f"weights={file}: {_some(state)}: neither {', nor '.join(NAMINGS.values())}")
     if naming != "depthlab":
-        state = from_torchvision(state)
+        state = MAPPED[naming](state)
     wanted = net.state_dict()
     new_head = "head.weight" in state and _shape(state, "head.weight")[1:] == _shape(wanted, "head.weight")[1:]
     new_head = new_head and _shape(state, "head.weight") != _shape(wanted, "head.weight")
@@ -151,6 +158,7 @@ def _naming(state: dict[str, Tensor]) -> str | None:
         return "depthlab"
     heads = {"fc.weight": "torchvision", "linear.weight": "cifar"}
     foreign = [naming for head, naming in heads.items() if head in state and "layer1.0.conv1.weight" in state]
+    foreign += ["densenet"] * ("features.conv0.weight" in state and "classifier.weight" in state)
     return foreign[0] if foreign else None
 
 

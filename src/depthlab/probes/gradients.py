@@ -18,11 +18,12 @@ CHUNKS = 4
 def gradients(net: Network, x: Tensor, y: Tensor, rate: float, *, sizes: list[int]) -> Values:
     """Euclidean norms of the cross-entropy's gradient, in one pass in training mode.
 
-    `unit`: at each unit's input and at the last one's output; `layer_factor`: its growth a layer on the way back
-    (geometric mean over the branches' layers). `weights`: at the weights of each layer; `weights_factor`: the largest
-    of them over the smallest. He et al. 2015, section 4.1: healthy norms in plain networks with batch norm.
-    `layer_factor_8`: the growth in batches of 8, geometric mean over at most 4 of them; so for each of the `sizes`
-    (Yang et al. 2019, equation 25). Raises Mistake on a size that is not from 2 to the number of images.
+    `unit`: at each unit's input, in a dense network all the channels that it sees, and at the last one's output;
+    `layer_factor`: its growth a layer on the way back (geometric mean over the branches' layers). `weights`: at the
+    weights of each layer; `weights_factor`: the largest of them over the smallest. He et al. 2015, section 4.1:
+    healthy norms in plain networks with batch norm. `layer_factor_8`: the growth in batches of 8, geometric mean over
+    at most 4 of them; so for each of the `sizes` (Yang et al. 2019, equation 25). Raises Mistake on a size that is
+    not from 2 to the number of images.
     """
     net.train()
     parameters = [layer.get_parameter("weight") for _, layer, _ in layers(net)]

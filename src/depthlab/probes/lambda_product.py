@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
 from depthlab.probes.inside import Values, growth, recorded
 
@@ -21,8 +22,11 @@ def lambda_product(net: Network, x: Tensor, y: Tensor, rate: float) -> Values:
     is exactly the product of lambdas (equation 8) if nothing follows the additions. `product`: lambda multiplied over
     the units that follow; a skip's lambda is |skip(h, 0)| / |h|, exact for a scalar, a mean for gates, 1x1
     convolutions and dropout, 0 without shortcut. `first_gradient`, `first_shortcut`, `first_product`: at the first
-    unit's input; `shortcut_factor`: the second of these as a geometric mean a unit.
+    unit's input; `shortcut_factor`: the second of these as a geometric mean a unit. Raises Mistake on a network in
+    which some units have a skip and others none, as a dense one.
     """
+    if len({unit.skip is None for unit in net.units}) > 1:
+        raise Mistake("probe=lambda_product: no shortcut leads through a dense network from end to end")
     net.train()
     with recorded(net.units, inputs=True) as inputs, recorded(net.units[-1:]) as outputs:
         loss = functional.cross_entropy(net(x), y)

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network, ZeroPad
+from depthlab.network.skip import concat
 from depthlab.network.unit import Unit
 from depthlab.probes.inside import Values
 
@@ -34,22 +35,31 @@ def lesion(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed:
     point. `deleted_error`: with k random units deleted, k from 0 to all but one, mean over `draws` sets drawn from
     `seed`; `deleted_deviation`: standard deviation over them. `swapped_error`, `swapped_deviation`: the same after k
     swaps, from 0 to half the units, each of a random pair made of the same layers; `kendall_tau`: mean rank
-    correlation of the order then with the first one. Costs 1 + n + draws (n - 1 + n // 2) evaluations for n units.
-    Raises Mistake if `draws` is not positive.
+    correlation of the order then with the first one. `cut_error`: with all units of one stage cut off from what came
+    before them, each stage in turn, zeros instead of h(x), and `least_cut_cost`: the least of them less the base
+    (points); not of a plain network.
+
+    The units are those with a skip, or all of a plain network. In a dense one a deleted unit's channels are zero for
+    all that read them. Where no two units have the same layers, as there, none are swapped. Costs 1 + n + draws (n -
+    1 + n // 2) evaluations for n units, and one a stage. Raises Mistake if `draws` is not positive.
     """
     if draws < 1:
         raise Mistake(f"probe.lesion.draws={draws}: at least 1")
     net.eval()
-    units, random = net.units, torch.Generator().manual_seed(seed)
+    units, random = skipping(net), torch.Generator().manual_seed(seed)
     n, pairs = len(units), alike(units)
     sets = [torch.randperm(n, generator=random)[:k].tolist() for k in range(1, n) for _ in range(draws)]
     orders = [swapped(n, pairs, k, random) for k in range(1, n // 2 + 1) for _ in range(draws)]
     lesions: list[Lesion] = [deleted(units, places) for places in ([], *([i] for i in range(n)), *sets)]
     lesions += [permuted(units, order) for order in orders]
+    joined = [] if units[0].skip is None else net.stages
+    stages = [[unit for unit in stage.modules() if unit in units] for stage in joined]
+    lesions += [{unit: partial(cut, unit) for unit in stage} for stage in stages]
 
     bar = tqdm(lesions, "lesion", unit=" networks", disable=None, leave=False)
     base, *errors = [error_with(lesion, net, x, y) for lesion in bar]
-    single, after_deletions, after_swaps = errors[:n], errors[n : n + len(sets)], errors[n + len(sets) :]
+    parts = iter(errors)
+    single, after_deletions, after_swaps = ([*islice(parts, len(part))] for part in (units, sets, orders))
     deleted_error, deleted_deviation = over_draws(after_deletions, draws)
     swapped_error, swapped_deviation = over_draws(after_swaps, draws)
     tau, _ = over_draws([kendall_tau(order) for order in orders], draws)
@@ -65,6 +75,7 @@ def lesion(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed:
         "swapped_error": [base, *swapped_error],
         "swapped_deviation": [0.0, *swapped_deviation],
         "kendall_tau": [1.0, *tau],
+        **({"cut_error": cuts, "least_cut_cost": min(cuts) - base} if (cuts := [*parts]) else {}),
     }
 
 
@@ -80,14 +91,26 @@ def replacing(lesion: Lesion) -> Iterator[None]:
             del vars(unit)["forward"]
 
 
+def skipping(net: Network) -> list[Unit]:
+    """The units that have a skip, which those between a dense network's stages have not; all of a plain network."""
+    return [unit for unit in net.units if unit.skip is not None] or net.units
+
+
+def cut(unit: Unit, x: Tensor) -> Tensor:
+    """What is left of a unit without its shortcut, 0 (+) F(x), and what follows the join stays."""
+    h, f = unit.sides(x)
+    return unit.after(f if unit.skip is None or h is None else unit.skip(torch.zeros_like(h), f))
+
+
 def without(unit: Unit, x: Tensor) -> Tensor:
     """What is left of a unit without its branch, h(x) (+) 0, and what follows the addition stays. A plain unit, which
     has no shortcut, gives x itself, brought to the unit's shape as in option A.
     """
     h, a = unit.split(x)
     if unit.skip is not None and h is not None:
-        return unit.after(unit.skip(h, torch.zeros_like(h)))
-    f = unit.branch(a)
+        f = unit.branch(a) if isinstance(unit.skip, concat) else h  # of F's shape
+        return unit.after(unit.skip(h, torch.zeros_like(f)))
+    f = unit.after(unit.branch(a))
     return x if x.shape == f.shape else ZeroPad(math.ceil(x.shape[2] / f.shape[2]), f.shape[1] - x.shape[1])(x)
 
 

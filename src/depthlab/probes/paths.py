@@ -14,7 +14,7 @@ from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
 from depthlab.network.unit import Unit
 from depthlab.probes.inside import Values, recorded
-from depthlab.probes.lesion import replacing
+from depthlab.probes.lesion import replacing, skipping
 
 HELD = 0.95
 """Share of the gradient that the effective paths hold."""
@@ -30,13 +30,14 @@ def paths(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed: 
     length under these shares and under `count_share`. `effective_from`, `effective_to`: the shortest run of lengths
     that holds 95 % of the gradient; `effective_share`: what share of all paths they are.
 
-    A plain network is one path, of length n. Costs draws (n + 1) passes forward and back. Raises Mistake if `draws`
-    is not positive.
+    A dense network's paths pass a unit through its branch or beside it, in the channels that were there before; the
+    units between its stages, which all paths pass, do not count. A plain network is one path, of length n. Costs
+    draws (n + 1) passes forward and back. Raises Mistake if `draws` is not positive.
     """
     if draws < 1:
         raise Mistake(f"probe.paths.draws={draws}: at least 1")
     net.train()
-    units, random = net.units, torch.Generator().manual_seed(seed)
+    units, random = skipping(net), torch.Generator().manual_seed(seed)
     n, plain = len(units), all(unit.skip is None for unit in units)
     gradient = [0.0] * (n + 1)
     for k in tqdm([n] if plain else range(n + 1), "paths", unit=" lengths", disable=None, leave=False):

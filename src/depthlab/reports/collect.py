@@ -181,6 +181,7 @@ def telling(facts: list[dict[str, Any]]) -> list[str]:
     for key in differing:
         parent = key.rpartition(".")[0] or key
         group = f"{parent}.name" if "." in parent else key.removeprefix("options.") if parent == "options" else parent
+        group = "network" if key == "block" else group
         by_choice: defaultdict[Any, set[str]] = defaultdict(set)
         for f in facts:
             by_choice[f.get(group)].add(repr(f.get(key)))

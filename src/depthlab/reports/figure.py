@@ -222,7 +222,7 @@ def _over_depth(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
     for number, (kind, inside) in enumerate(kinds.items()):
         colour, marker = styles_of(list(kinds))[kind]
         aside = (depths[-1] / depths[0]) ** (0.03 * ((number + 0.5) / len(kinds) - 0.5))
-        whole = sorted((row.facts["depth"] * aside, *_bar(row, metric)) for row in inside if not _diverged(row))
+        whole = sorted((row.facts["depth"] * aside, *bar(row, metric)) for row in inside if not _diverged(row))
         if whole:
             x, y, bars = zip(*whole, strict=True)
             ax.errorbar(x, y, yerr=bars, color=colour, marker=marker, linewidth=1.5, markersize=5, label=kind, **BAR)
@@ -246,7 +246,7 @@ def _over_rows(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
     beside = _moved(ax, ax.transData, 0, 0.07)
     for place, row in enumerate(rows):
         if not _diverged(row):
-            mean, deviation = _bar(row, metric)
+            mean, deviation = bar(row, metric)
             ax.errorbar([mean], [place], xerr=[deviation], color=OKABE_ITO[0], marker="o", markersize=4.5, **BAR)
         seeds = _survivors(row, metric)
         ax.plot(seeds, [place] * len(seeds), ".", color=OKABE_ITO[0], transform=beside, **DOT)
@@ -256,8 +256,8 @@ def _over_rows(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
     ax.set(xlabel="error of the last epoch (%)", ylim=(len(rows) - 0.5, -0.7))
 
 
-def _bar(row: Row, metric: str) -> tuple[float, float]:
-    """Mean and standard deviation, 0 for a single seed."""
+def bar(row: Row, metric: str) -> tuple[float, float]:
+    """Mean and standard deviation of a metric, 0 for a single seed."""
     mean, _, deviation = spread(row.values(metric))
     return mean, 0.0 if math.isnan(deviation) else deviation
 

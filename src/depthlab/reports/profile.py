@@ -18,7 +18,17 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from depthlab.reports.collect import Result, Row, crossings
-from depthlab.reports.figure import OKABE_ITO, STYLE, add_legend, differ_in_depth, key_of, panels_of, styles_of
+from depthlab.reports.figure import (
+    BAR,
+    OKABE_ITO,
+    STYLE,
+    add_legend,
+    bar,
+    differ_in_depth,
+    key_of,
+    panels_of,
+    styles_of,
+)
 from depthlab.reports.verdict import matches
 
 THEORY: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (4, 2))}
@@ -26,11 +36,14 @@ Spec = dict[str, Any]
 """A figure of an experiment: `y` (probe.key), `title`; maybe `x`, `ylabel`, `log`, `first` (the index of the first
 value), `of` (facts of the rows to show), `theory` (each `of`, and `factor`, `step` or `value`, maybe `at`,
 `backwards`). Over depth, `lines`: by name each `y`, a number, and maybe `predicted`, a metric and the level whose
-crossing is a vertical line."""
+crossing is a vertical line. With `against`, a number of the summary as the parameters, `y` is a metric over it, and
+`lines` holds by name the facts of each line's rows."""
 
 
 def drawn(spec: Spec, rows: list[Row]) -> Figure:
     """The figure of rows that all have such a value, by its kind: a number, a list, or a list of lists."""
+    if "against" in spec:
+        return against(rows, spec)
     if "lines" in spec:
         return over_depth(rows, spec)
     value = next(_last(result, spec)[0] for row in rows for result in row.results if _last(result, spec))
@@ -115,6 +128,28 @@ def over_depth(rows: list[Row], spec: Spec) -> Figure:
     for ax in grid[len(panels) :]:
         ax.set_visible(False)
     add_legend(figure, styles, 84, [Line2D([], [], label="predicted", **THEORY)])
+    return figure
+
+
+@rc_context(STYLE)
+def against(rows: list[Row], spec: Spec) -> Figure:
+    """A metric at the end over a number of the summary, on a logarithmic axis: a line for each kind of row through
+    its rows in the order of that number, mean ± standard deviation over seeds.
+    """
+    kinds = {name: [row for row in rows if matches(row, facts)] for name, facts in spec["lines"].items()}
+    styles = styles_of([name for name, inside in kinds.items() if inside])
+    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    ax = figure.subplots()
+    for name, (colour, marker) in styles.items():
+        points = sorted((row.results[0].summary[spec["against"]], *bar(row, spec["y"])) for row in kinds[name])
+        x, y, bars = zip(*points, strict=True)
+        ax.errorbar(x, y, yerr=bars, color=colour, marker=marker, linewidth=1, markersize=4.5, label=name, **BAR)
+    ax.set(xscale="log", yscale="log" if spec.get("log") else "linear")
+    ax.set(xlabel=spec["against"], ylabel=spec.get("ylabel", spec["y"].replace("_", " ")))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+    add_legend(figure, styles, 60)
     return figure
 
 

@@ -141,9 +141,13 @@ def _unfinished(result: Result) -> str:
 
 
 def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
-    """The rows that a figure shows: those with the facts `of`, where its probe has measured `y`."""
+    """The rows that a figure shows: those with the facts `of`, where its probe has measured `y`; of a figure against
+    a fact, those of its lines.
+    """
     probe, _, key = figure["y"].partition(".")
     wanted = [row for row in rows if matches(row, figure.get("of", {}))]
+    if "against" in figure:
+        return [row for row in wanted if any(matches(row, facts) for facts in figure["lines"].values())]
     return [row for row in wanted if any(key in look for run in row.results for look in run.probes.get(probe, []))]
 
 

@@ -55,7 +55,8 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     layers = [label(values["activation"])]
     optimizer = values["recipe"]["optimizer"]["name"]
     layers += [f"weights {label(values['weight'])}"] * (values["weight"]["name"] != "plain")
-    kind = "plain" if plain else f"residual ({label(values['skip'])}, {values['unit']['name']} unit)"
+    joined = "dense" if values["skip"]["name"] == "concat" else "residual"
+    kind = "plain" if plain else f"{joined} ({label(values['skip'])}, {values['unit']['name']} unit)"
     channels, height, width = images.shape
     epochs = steps * recipe.batch / images.images
     count = torch.get_num_threads()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from depthlab.data.dataset import DataSet
+from depthlab.data.task import Task, wrong
 from depthlab.training.distributed import ALONE, Ranks
 from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
 
@@ -127,11 +128,11 @@ def train(
     few batches.
 
     Yields after each iteration, and between the batches of an evaluation, None; after each evaluation the metrics:
-    train_error, train_loss (running, on the augmented batches since the last evaluation), for each split its
-    `_error` (%) and `_loss`, lr, and `diverged_at` where a loss was not finite, after which it ends. Between any two
-    yields before that the caller may look, save `state`, or stop; started again with that state, it goes on as if
-    never stopped. With several `ranks`, `data` is this one's part; all yield as often, and the same metrics.
-    `forward` maps a batch to logits in training; None: the network itself.
+    train_error, train_loss (running, on the augmented batches since the last evaluation), for each split its `_error`
+    (%) and `_loss` and what else the data's task measures, lr, and `diverged_at` where a loss was not finite, after
+    which it ends. Between any two yields before that the caller may look, save `state`, or stop; started again with
+    that state, it goes on as if never stopped. With several `ranks`, `data` is this one's part; all yield as often,
+    and the same metrics. `forward` maps a batch to logits in training; None: the network itself.
     """
     batches = data.batches(recipe.batch, seed=seed, start=state.step)
     forward = forward or ranks.parallel(state.net)
@@ -148,11 +149,11 @@ def train(
             for split in splits:
                 name = "clean_train" if split == "train" else split
                 count = data.size(split) * data.views / size
-                for result in evaluate(state.net, data.evaluate(split, size), autocast, ranks, count):
+                for result in evaluate(state.net, data.evaluate(split, size), data.task, autocast, ranks, count):
                     if result is None:
                         yield None
                     else:
-                        metrics[f"{name}_error"], metrics[f"{name}_loss"] = result
+                        metrics |= {f"{name}_{key}": value for key, value in result.items()}
             state.window = None
             if left == 0 < steps and not all(map(math.isfinite, metrics.values())):  # the last step did it
                 metrics.setdefault("diverged_at", state.step)
@@ -199,7 +200,7 @@ def _whole(windows: Tensor) -> Tensor:
 
 def _count(window: Tensor, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
     window[0] += loss * len(labels)
-    window[1] += (logits.argmax(1) != labels).sum()
+    window[1] += wrong(logits, labels)
     window[2] += len(labels)
     window[3] = torch.where(loss.isfinite() | (window[3] >= 0), window[3], step)
 
@@ -208,18 +209,19 @@ def _count(window: Tensor, loss: Tensor, logits: Tensor, labels: Tensor, step: i
 def evaluate(
     net: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
+    task: Task,
     autocast: Callable[[], AbstractContextManager],
     ranks: Ranks = ALONE,
     count: float = 0,
-) -> Iterator[tuple[float, float] | None]:
-    """Error (%) and mean loss of the fixed network: None after each batch, the two numbers at the end, of all
-    `ranks`; `count`: the batches of the one that has the most.
+) -> Iterator[Metrics | None]:
+    """The task's metrics of the fixed network, `error` (%) and mean `loss` first: None after each batch, they at the
+    end, of all `ranks`; `count`: the batches of the one that has the most.
 
     Where there are more images than labels, each label is that of as many views, one after another, whose softmax
     outputs are averaged (Krizhevsky et al. 2012, section 4.1, the 10-crop testing of He et al. 2015).
     """
     net.eval()
-    total = torch.zeros(3, dtype=torch.float64, device=next(net.parameters()).device)
+    total = torch.zeros(task.numbers, dtype=torch.float64, device=next(net.parameters()).device)
     for batch, _ in zip_longest(batches, range(math.ceil(count))):
         if batch is not None:
             images, labels = batch
@@ -227,8 +229,6 @@ def evaluate(
                 logits = net(images).float()
             if (views := len(images) // len(labels)) > 1:
                 logits = logits.log_softmax(1).unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            total += torch.stack([loss, (logits.argmax(1) != labels).sum(), loss.new_tensor(len(labels))])
+            total += task.counts(logits, labels)
         yield None
-    loss, wrong, images_seen = ranks.gathered(total).sum(0).tolist()
-    yield 100 * wrong / images_seen, loss / images_seen
+    yield task.metrics(ranks.gathered(total).sum(0))
