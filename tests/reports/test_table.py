@@ -8,7 +8,7 @@ import pytest
 from made import run
 
 from depthlab.reports.collect import load, rows, telling
-from depthlab.reports.table import beside, gather, grid, markdown, missing, table, terminal
+from depthlab.reports.table import beside, best, gather, grid, markdown, missing, table, terminal
 
 EXPERIMENT = {
     "title": "Deeper is worse",
@@ -222,12 +222,15 @@ def test_lines_side_by_side_each_at_its_best_rate(tmp_path):
                 )
     lines = {"plain": "skip=none", "residual": "skip=identity", "neither": "skip=none norm=none"}
     (folder / "steps.json").write_text(json.dumps({"residual": 1.234}))
-    heading, plain, residual, neither = beside(lines, gather(folder).sheets[0].rows, folder)
+    rows = best(lines, gather(folder).sheets[0].rows)
+    assert [row.label for row in rows["residual"]] == ["depth=20 residual", "depth=56 residual"]
+    assert rows["residual"][0].facts["recipe.rate"] == 0.3
+    heading, plain, residual, neither = beside(rows, folder)
     assert heading[:5] == ["", "norm", "shortcut", "train error, 20 layers", "train error, 56 layers"]
     assert plain[:5] == ["plain", "yes", "no", "3.00", "3.00"]
     assert residual[:5] == ["residual", "yes", "yes", "1.00", "1.00"]
     assert residual[-2:] == ["+0", "1.23"]
-    assert neither == ["neither", "no", "no", "–", "–", "–", "–", "–", "–"]
+    assert neither == ["neither", "–", "–", "–", "–", "–", "–", "–", "–"]
 
 
 def test_a_block_that_follows_from_the_network_is_not_told(tmp_path):

@@ -24,7 +24,7 @@ def write(folder: Path, experiment: dict[str, Any] | None) -> None:
     out.mkdir(exist_ok=True)
     for sheet in report.sheets:
         usual = {"curves": figure.curves, "final": figure.final}
-        shown = {"curves": sheet.rows + sheet.running, "final": sheet.rows}
+        shown = {"curves": sheet.drawn + sheet.running, "final": sheet.drawn}
         made = {n: draw(shown[n]) for n, draw in usual.items() if f"{n}-{sheet.data}" in sheet.captions}
         made |= {stem(spec): profile.drawn(spec, rows) for spec, rows in sheet.measured}
         for name, picture in made.items():

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ CAPTIONS = {
     "seeds that diverged.",
 }
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+NOTHING = ("none", "fixup")
+"""Options of a group that are none: Fixup's scalars normalise nothing."""
 STEPS = "steps.json"
 """What `scripts/steps.py` writes beside the runs: the time of a step of each line, relative to the first one's."""
 BESIDE = (
@@ -48,6 +51,8 @@ class Sheet:
     """The rows of its unfinished runs, which are drawn, and neither averaged nor judged."""
     beside: list[list[str]]
     """The experiment's lines side by side, under a heading; empty where it names none."""
+    drawn: list[Row]
+    """What the figures of errors show: the rows side by side, or all."""
 
     @property
     def results(self) -> list[Result]:
@@ -113,6 +118,7 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         absent = missing(wanted, whole.get("seeds", []), made)
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
         sides = [side for c in whole.get("claims", []) for side in (c, c.get("predicted", {}))]
+        lines = best(whole.get("beside", {}), made)
         metrics = dict.fromkeys(side["metric"] for side in sides if "." in side.get("metric", ""))
         sheets.append(
             Sheet(
@@ -125,7 +131,8 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
                 [(figure, inside) for figure, inside in drawn if inside],
                 [metric for metric in metrics if any(math.isfinite(v) for row in made for v in row.values(metric))],
                 running,
-                beside(whole["beside"], made, folder) if made and "beside" in whole else [],
+                beside(lines, folder) if any(lines.values()) else [],
+                [row for rows in lines.values() for row in rows] or made,
             )
         )
     return Report(name, whole.get("title", name), whole.get("source", ""), sheets, unfinished, broken)
@@ -236,27 +243,36 @@ def table(sheet: Sheet) -> list[list[str]]:
     return lines
 
 
-def beside(lines: dict[str, str], rows: list[Row], folder: Path) -> list[list[str]]:
-    """The lines of `beside` in an experiment's YAML, each a name and what is typed for it, as cells under a heading.
-
-    At each depth errors (%) of the row with the least training error, of a grid of rates; parameters: how many more
-    than the first line's, of the deepest. Dashes where there is no run.
+def best(lines: dict[str, str], rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of `beside` in an experiment's YAML, each line a name and what is typed for it: at each depth the one
+    with the least training error, of a grid of rates, labelled with that name.
     """
-    depths, metrics = sorted({row.facts["depth"] for row in rows}), ("train_error", "test_error")
-    steps = json.loads((folder / STEPS).read_text()) if (folder / STEPS).exists() else {}
-    heading = ["", "norm", "shortcut", *(f"{m.replace('_', ' ')}, {d} layers" for m in metrics for d in depths)]
-    cells, first = [], None
+    depths, found = sorted({row.facts["depth"] for row in rows}), {}
     for name, words in lines.items():
         (facts,) = grid([words.split()])
-        best = [select(rows, facts | {"depth": depth, "best": "train_error"}) for depth in depths]
-        errors = ["–" if row is None else mean(row.values(metric)) for metric in metrics for row in best]
-        size = best[-1].results[0].summary["parameters"] if best[-1] else None
-        first = size if first is None else first
-        more = "–" if size is None or first is None else f"{size - first:+,}"
-        needs = [
-            "yes" if facts.get(group, "identity") not in ("none", "fixup") else "no" for group in ("norm", "skip")
-        ]
-        cells.append([name, *needs, *errors, more, f"{steps[name]:.2f}" if name in steps else "–"])
+        chosen = [select(rows, facts | {"depth": depth, "best": "train_error"}) for depth in depths]
+        label = name.replace(" ", NO_BREAK)
+        found[name] = [replace(row, label=f"depth={row.facts['depth']} {label}") for row in chosen if row]
+    return found
+
+
+def beside(lines: dict[str, list[Row]], folder: Path) -> list[list[str]]:
+    """The lines of `best` as cells under a heading: errors (%) at each depth, parameters: how many more than the
+    first line's, of the deepest, and the time of a step. Dashes where there is no run.
+    """
+    depths = sorted({row.facts["depth"] for rows in lines.values() for row in rows})
+    steps = json.loads((folder / STEPS).read_text()) if (folder / STEPS).exists() else {}
+    metrics, sizes = ("train_error", "test_error"), {}
+    heading = ["", "norm", "shortcut", *(f"{m.replace('_', ' ')}, {d} layers" for m in metrics for d in depths)]
+    cells = []
+    for name, inside in lines.items():
+        at = {row.facts["depth"]: row for row in inside}
+        has = ["–" if not inside else "no" if inside[0].facts.get(g) in NOTHING else "yes" for g in ("norm", "skip")]
+        errors = [mean(at[d].values(metric)) if d in at else "–" for metric in metrics for d in depths]
+        sizes[name] = at[depths[-1]].results[0].summary["parameters"] if depths[-1] in at else math.nan
+        more = sizes[name] - next(iter(sizes.values()))
+        cells.append([name, *has, *errors, "–" if math.isnan(more) else f"{more:+,}"])
+        cells[-1].append(f"{steps[name]:.2f}" if name in steps else "–")
     return [[*heading, "parameters", "step"], *cells]
 
 
