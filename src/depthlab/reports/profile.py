@@ -119,7 +119,7 @@ def over_depth(rows: list[Row], spec: Spec) -> Figure:
                 if at < depths[-1]:
                     ax.axvline(at, **(THEORY | {"color": colour, "linewidth": 1.1}), label=f"{name}: predicted")
         told = " ".join(word for word in title.split(" ") if word not in shared)
-        ax.set(title=textwrap.fill(told, 34), ylim=(-0.15, 1.05))
+        ax.set(title=textwrap.fill(told, 30), ylim=(-0.15, 1.05))
         if number % columns == 0:
             ax.set_ylabel(spec.get("ylabel", _key(spec).replace("_", " ")))
         if number + columns >= len(panels):
