@@ -22,7 +22,7 @@ MISTAKES = {
     "depth=abc": "depth=abc: could not be converted to Integer",
     "dpth=20": "did you mean depth?",
     "recipe.rte=1": "did you mean recipe.rate?",
-    "skip=identiy": "did you mean identity? (allowed: conv, dropout, exclusive_gate, identity, layerscale,",
+    "skip=identiy": "did you mean identity? (allowed: concat, conv, dropout, exclusive_gate, identity, layerscale,",
     "skip.scale=2": "no such option; skip=rescaled, skip=scaled, skip=scaled_both has it",
     "+skip.scale=2": "skip.scale=2: no such option; skip=identity takes none",
     "skip=scaled skip.scale=x": "skip.scale=x: could not be converted to Float",
