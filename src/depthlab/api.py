@@ -23,7 +23,6 @@ from depthlab.config import CONFIGS
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
-from depthlab.network.constructed import construct
 from depthlab.network.resnet import Network
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
@@ -66,9 +65,8 @@ def network(words: Words) -> Network:
         planned = _planned(words)
         net = _network(planned)
     if planned.twin:
-        x, _ = planned.options["data"](CPU).first("train", 1000)
         with _untouched():
-            construct(net, build.trained(planned.twin, _network(planned.twin)), x)
+            build.from_twin(net, planned.twin, planned.options["data"](CPU), CPU)
     elif file := planned.config["weights"]:
         weights.fit(weights.read(**file), net, file["file"]).fill(net)
     return net

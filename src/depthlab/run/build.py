@@ -16,6 +16,7 @@ from depthlab.config import Config
 from depthlab.data.dataset import DataSet, share
 from depthlab.errors import Mistake, within
 from depthlab.machine import allocator, gpus
+from depthlab.network.constructed import construct
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
 from depthlab.network.rounding import BITS, rounded_operands
@@ -80,6 +81,12 @@ def trained(planned: Plan, net: Network) -> Network:
     state = State(net, planned.optimizer(net, planned.cfg.recipe))
     checkpoint.load(path, state, digest=config.digest(planned.config))
     return net
+
+
+def from_twin(net: Network, twin: Plan, images: DataSet, where: torch.device) -> None:
+    """Fills the network such that it computes what its twin learned. Raises Mistake where that is not possible."""
+    shallow = trained(twin, network(twin, images, where))
+    construct(net, shallow, images.first("train", min(1000, images.images))[0])
 
 
 def iterations(cfg: Config, images: DataSet) -> int:

@@ -152,8 +152,8 @@ def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> Plan 
     composed = composed.copy()
     composed.weights, composed.rerun = None, False
     composed.epochs = composed.epochs or None
+    known = [key for key in config.flat(config.plain(composed)) if not key.endswith(".name")]
     for key, value in config.flat(given).items():
-        known = [key for key in config.flat(config.plain(composed)) if not key.endswith(".name")]
         if key not in known:
             raise Mistake(f"weights.{key}: no such option; {hint(key, known)}")
         try:

@@ -14,7 +14,6 @@ import torch
 
 from depthlab import config
 from depthlab.data.dataset import DataSet
-from depthlab.network.constructed import construct
 from depthlab.network.weights import Start
 from depthlab.run import build, describe
 from depthlab.run.console import Progress
@@ -162,8 +161,7 @@ class Session(Part):
         elif self.start:
             self.start.fill(self.net)
         elif twin := self.planned.twin:
-            shallow = build.trained(twin, build.network(twin, self.images, self.where))
-            construct(self.net, shallow, self.images.first("train", min(1000, self.images.images))[0])
+            build.from_twin(self.net, twin, self.images, self.where)
         home.keep(self.records)
         for probe in home.probes():
             home.keep(_before(limit, home.records(probe)), probe)
