@@ -1,5 +1,6 @@
 """Fixtures: the command in this process, and one thread, with which tiny networks are several times faster."""
 
+import logging
 import struct
 import sys
 import zlib
@@ -95,9 +96,14 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def _one_thread():
+    """One thread; afterwards, what a command in this process changes is as it was."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)
-    torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's own, which a command in this process changes
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's own
+    log = logging.getLogger("depthlab")
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.level, log.propagate = handlers, level, propagate
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -212,7 +212,6 @@ def owners(key: str) -> list[str]:
     return [f"{'/'.join(group)}={option}" for option, text in texts("/".join(group)).items() if line.search(text)]
 
 
-@cache  # every composed config asks
 def help_text() -> str:
     """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
@@ -235,7 +234,7 @@ def help_text() -> str:
                     lines.append(f"{'':24}data={data}: {runs} runs, {time}")
             elif given := ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text)):
                 lines.append(f"{'':24}{given.replace('/', '.')}")
-    return "\n".join(lines).replace("$", "$$")
+    return "\n".join(lines)
 
 
 def installed() -> bool:

@@ -74,10 +74,8 @@ def test_the_bar_counts_images_and_shows_the_error(clock, monkeypatch, capsys):
 def logger():
     """depthlab's log as it is before anything has been said."""
     log = logging.getLogger("depthlab")
-    handlers, level, propagate = log.handlers[:], log.level, log.propagate
     log.handlers[:] = []
-    yield log
-    log.handlers[:], log.level, log.propagate = handlers, level, propagate
+    return log
 
 
 def test_the_file_holds_more_than_the_console_and_ends_with_the_run(logger, tmp_path, capsys):

@@ -52,7 +52,7 @@ def checked_flags() -> Namespace:
     parser = get_args_parser()
     parser.error = refuse
     flags, rest = parser.parse_known_args()
-    if flags.resolve and not (flags.cfg or flags.help):
+    if flags.resolve and not flags.cfg:
         raise Mistake("--resolve: goes with -c job, which shows the config")
     if flags.shell_completion and not any(
         re.fullmatch("(un)?(install|query)=(bash|zsh|fish)", word) for word in flags.overrides
@@ -78,4 +78,7 @@ def cli() -> None:
         sys.argv[1:] = readable(sys.argv[1:])
         flags = checked_flags()
         with offered(sys.argv[1:], flags.config_dir), mistakes():
-            main()
+            if flags.help:
+                print(config.help_text())
+            else:
+                main()

@@ -16,8 +16,6 @@ from depthlab.command.words import meant, readable
 from depthlab.config import CONFIGS
 from depthlab.errors import mistake
 
-OmegaConf.register_new_resolver("options", config.help_text, replace=True)
-
 
 class Composed(NamedTuple):
     """A config, and the chosen option of each group."""
@@ -49,7 +47,6 @@ def offered(words: Sequence[str], folder: str | None = None) -> Iterator[None]:
 
         config.OWN.update(texts(own))
     config.FOLDERS += [Path(folder)] if folder else []
-    config.help_text.cache_clear()
     try:
         for group, options in config.OWN.items():
             for name, text in options.items():
@@ -61,7 +58,6 @@ def offered(words: Sequence[str], folder: str | None = None) -> Iterator[None]:
             del store.repo[group][file]
         config.OWN.clear()
         del config.FOLDERS[1:]
-        config.help_text.cache_clear()
 
 
 @contextmanager
