@@ -119,7 +119,10 @@ def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch):
             "data=digits probe=[predictions]",
             "probe=predictions: of labels of pixels, and this network labels images (al",
         ),
-        ("data=digits skip=concat", "skip=concat: the join of network=densenet; the units of other networks add"),
+        (
+            "data=digits skip=concat",
+            "skip=concat: joins in network=densenet and network=unet; the others add (skip=identity)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(command, words, told):
