@@ -217,7 +217,7 @@ def help_text() -> str:
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
     lines = [
         f"{'depthlab' if installed() else 'python train.py'} [option=value ...]",
-        "  -m sweeps over values with commas; -c job shows the config",
+        "  -m sweeps over values with commas, on all cores; -c job shows the config",
     ]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]

@@ -1,11 +1,13 @@
-"""Hydra's basic sweep, which first checks all runs, skips the finished ones, and tells at the end how each went."""
+"""Hydra's basic sweep, which first checks all runs, skips the finished ones, does as many at once as fit into the
+machine, and tells at the end how each went.
+"""
 
 import logging
 import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("depthlab")
 
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+EXTRAS = {"submitit_local": "[slurm]", "submitit_slurm": "[slurm]", "ray": "[ray]"}
 """Launchers that are installed separately, and the extra that brings each."""
 EPOCH = 50_000
 """Images of an epoch, where runs are only ranked by their cost; CIFAR's."""
@@ -44,9 +46,7 @@ class DepthlabSweeper(BasicSweeper):
         self.by = config.hydra.runtime.choices["hydra/launcher"]
         package = config.hydra.launcher._target_.rpartition(".")[0].rpartition(".")[0]
         if find_spec(package) is None:
-            raise Mistake(
-                f"hydra/launcher={self.by}: not installed; pip install -e '.[{EXTRAS.get(self.by, self.by)}]'"
-            )
+            raise Mistake(f"hydra/launcher={self.by}: not installed; pip install -e '.{EXTRAS.get(self.by, '')}'")
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
@@ -80,7 +80,7 @@ class DepthlabSweeper(BasicSweeper):
             pairs.sort(key=_ranks(plans))
         jobs = {planned.run.path: (planned, job) for planned, job in pairs}
         done = {path: planned.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
-        left = {path: job for path, (_, job) in jobs.items() if not done.get(path)}
+        left = {path: pair for path, pair in jobs.items() if not done.get(path)}
         log.info(f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {len(jobs) - len(left)} done, {len(left)} to run")
         for summary in filter(None, done.values()):
             log.info(result(summary))
@@ -88,13 +88,13 @@ class DepthlabSweeper(BasicSweeper):
             _tell([planned for planned, _ in jobs.values()])
             return []
 
-        returns, ended = self._launch(left, plans[0].cfg)
+        returns, ended = self._launch(left)
         failed = {path: job._return_value for path, job in returns.items() if job.status is not JobStatus.COMPLETED}
         for path, reason in failed.items():
             log.error(f"{path.name}: failed: {reason}")
         _tell([planned for planned, _ in jobs.values()], failed)
         if ended:
-            log.error(f"{self.by} gave up; the same command continues: {ended}")
+            log.error(f"hydra/launcher={self.by} gave up; the same command continues: {ended}")
         log.info("tensorboard --logdir %s", shlex.quote(self.config.output_dir))
         report = "depthlab-report" if installed() else "python scripts/report.py"
         words = [str(plans[0].run.path.parent), *(f"--config-dir={folder}" for folder in FOLDERS[1:])]
@@ -103,25 +103,21 @@ class DepthlabSweeper(BasicSweeper):
             raise SystemExit(1)
         return [list(returns.values())]
 
-    def _launch(self, left: dict[Path, list[str]], cfg: Config) -> tuple[dict[Path, JobReturn], str | None]:
-        """Launches the runs; `cfg`: as of any. Gives what they returned, and the reason if some did not."""
-        import torch
-
-        gpus, each = 0 if cfg.device.name == "cpu" else torch.cuda.device_count(), cfg.devices
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        runs = min(len(left), max(1, gpus // each if gpus else cores // (each * (cfg.threads or 1))))
-        machine = {"runs": runs, "threads": max(1, cores // runs), "gpus": gpus, "gpus_each": min(each, gpus)}
+    def _launch(self, left: "dict[Path, tuple[Plan, list[str]]]") -> tuple[dict[Path, JobReturn], str | None]:
+        """Launches the runs. Gives what they returned, and the reason if some did not."""
+        machine = shared([planned.cfg for planned, _ in left.values()])
         OmegaConf.register_new_resolver("machine", machine.__getitem__, replace=True)
         launcher, returns, ended = self.made(), {}, None
+        several = getattr(launcher, "joblib", {}).get("n_jobs", 1) != 1  # one of joblib's stays in this process
         paths, size = list(left), self.max_batch_size or len(left)
         if self.by == "submitit_local":  # it starts all that it gets, and each takes all cores
-            size = self.max_batch_size or runs
+            size = self.max_batch_size or machine["runs"]
             os.environ.setdefault("OMP_NUM_THREADS", str(machine["threads"]))
-        with handing_on() if self.by == "joblib" else nullcontext([]) as came:
+        with handing_on() if several else nullcontext([]) as came:
             for first in range(0, len(left), size):
                 batch = paths[first : first + size]
                 try:
-                    jobs = launcher.launch([left[path] for path in batch], initial_job_idx=first)
+                    jobs = launcher.launch([left[path][1] for path in batch], initial_job_idx=first)
                     returns.update(zip(batch, jobs, strict=True))
                 except Exception as error:
                     ended = one_line(error)
@@ -129,6 +125,23 @@ class DepthlabSweeper(BasicSweeper):
             log.info(f"stopped; to continue: {typed_again()}")
             raise SystemExit(128 + came[0])
         return returns, ended
+
+
+def shared(configs: Sequence[Config]) -> dict[str, int]:
+    """How the machine is shared: so many runs at once, and the threads and GPUs of each.
+
+    A run's threads are what its config says, all cores where it says nothing: it computes the same bits alone and
+    beside others, and one that takes all cores leaves none to another.
+    """
+    import joblib
+    import torch
+
+    cores, each = joblib.cpu_count(), max(cfg.devices for cfg in configs)
+    gpus = torch.cuda.device_count() if any(cfg.device.name != "cpu" for cfg in configs) else 0
+    fit = gpus // each if gpus else cores // max(cfg.devices * (cfg.threads or cores) for cfg in configs)
+    runs = max(1, fit if os.name == "posix" else 1)  # elsewhere no signal could be handed on to several
+    threads = max(1, cores // runs)
+    return {"runs": min(runs, len(configs)), "threads": threads, "gpus": gpus, "gpus_each": min(each, gpus)}
 
 
 def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, int]]":
