@@ -1,5 +1,6 @@
 """The grid is the paper's rows, each run can be built, each claim selects rows of the grid."""
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
+import experiments
 from conftest import ROOT
 from depthlab.config import experiment_rows, swept
 from depthlab.reports.collect import Result, rows
@@ -126,3 +128,12 @@ def test_an_experiment_is_a_sweep_without_m_and_what_is_typed_goes_before_its_gr
     assert first.out.startswith("6 runs: 0 done, 6 to run\n")
     assert len([*Path("outputs/degradation").glob("*8-*/summary.json")]) == 6
     assert command(*short, "seed=0,1,2,3").out.startswith("8 runs: 6 done, 2 to run\n")
+
+
+def test_the_page_of_experiments_is_that_of_the_yaml_files_and_the_reports():
+    page = experiments.PAGE.read_text()
+    assert page == experiments.page(), "stale: python scripts/experiments.py"
+    reports = "".join(file.read_text() for file in (ROOT / "results").rglob("report.md"))
+    contradicted = re.findall(r"^- \*\*contradicted\*\*(: .*\n)", reports, re.MULTILINE)
+    assert len(contradicted) > 20
+    assert all(f"  - contradicted{line}" in page for line in contradicted)

@@ -193,6 +193,17 @@ def swept(word: str) -> list[str]:
     return re.split(r",(?![^{]*\})", word.partition("=")[2])
 
 
+def runs(experiment: Mapping[str, Any], data: str) -> int:
+    """How many runs an experiment is on a data set."""
+    return sum(math.prod(len(swept(option)) for option in row) for row in experiment_rows(experiment, data))
+
+
+def about(text: str) -> str:
+    """What the YAML file of an option says of it: its first comment."""
+    found = re.search(r"^# ([^@].*)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def keys() -> list[str]:
     """What a person can set, whatever the chosen options."""
     recipe = [f"recipe.{field.name}" for field in fields(Recipe)]
@@ -224,14 +235,11 @@ def help_text() -> str:
     for group in (*GROUPS, "recipe/schedule", "recipe/optimizer"):
         lines += ["", f"{group}="]
         for option, text in texts(group).items():
-            meaning = re.search(r"^# ([^@].*)", text, re.MULTILINE)
-            lines.append(f"  {option:22}{meaning[1] if meaning else ''}".rstrip())
+            lines.append(f"  {option:22}{about(text)}".rstrip())
             if group == "experiment":
                 experiment = yaml.safe_load(text)["experiment"]
                 for data, time in experiment.get("time", {}).items():
-                    rows = experiment_rows(experiment, data)
-                    runs = sum(math.prod(len(swept(option)) for option in row) for row in rows)
-                    lines.append(f"{'':24}data={data}: {runs} runs, {time}")
+                    lines.append(f"{'':24}data={data}: {runs(experiment, data)} runs, {time}")
             elif given := ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text)):
                 lines.append(f"{'':24}{given.replace('/', '.')}")
     return "\n".join(lines)
