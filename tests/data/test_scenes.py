@@ -1,5 +1,7 @@
 """Scenes of digits, and the labels of their pixels."""
 
+import sys
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_digits_stand_out_from_their_background_and_touch():
 def test_test_scenes_are_of_digits_that_no_training_scene_has(monkeypatch):
     """With a digit's pixels as they are, alone on a still canvas, each is found in its own split alone."""
     for name, value in {"DIGITS": (1, 1), "SIDES": (8, 8), "NOISE": 0.0, "INK": 1e-9}.items():
-        monkeypatch.setattr(f"depthlab.data.scenes.{name}", value)
+        monkeypatch.setattr(sys.modules["depthlab.data.scenes"], name, value)
     known = digits(CPU, augment=False, normalize="none", validation=0, subset=None)
     forms = {split: {shape(x) for x in known.first(split, 2000)[0][:, 0]} for split in ("train", "test")}
     data = made(size=8)

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from depthlab.data.arrays import Arrays
-from depthlab.data.task import OfPixels
+from depthlab.data.arrays import PixelArrays
 from depthlab.errors import within
 
 DIGITS = (2, 5)
@@ -22,7 +21,7 @@ NOISE = 0.12
 
 def scenes(
     device: torch.device, *, size: int, images: int, test_images: int, seed: int, validation: int, subset: int | None
-) -> Arrays:
+) -> PixelArrays:
     """Grey images of `size` x `size` pixels; labels 0, the background, and 1 + d on the ink of a digit d.
 
     Each scene has 2 to 5 of the embedded digits, 10 to 20 pixels high, each somewhere or, half the time, beside or on
@@ -44,7 +43,7 @@ def scenes(
         chance = np.random.default_rng([seed, split])
         drawn = [scene(ink[those], classes[those], size, chance) for _ in range(count)]
         made += [np.stack([image for image, _ in drawn])[..., None], np.stack([labels for _, labels in drawn])]
-    data = Arrays(
+    return PixelArrays(
         *made,
         classes=11,
         device=device,
@@ -55,8 +54,6 @@ def scenes(
         subset=subset,
         test_subset=None,
     )
-    data.task = OfPixels(11)
-    return data
 
 
 def scene(

@@ -112,11 +112,14 @@ class Network(nn.Module):
     """stem -> stages of units -> tail -> head: images (N, C, H, W) -> logits (N, classes).
 
     `block` and `activation` are the names of its options; from the latter an init takes the gain. With `recompute`
-    training keeps only what passes between units.
+    training keeps only what passes between units. `labels`: what it labels, images or pixels. A network that says
+    several times what it sees, in training, says it `once`, at the end, where that is set.
     """
 
     activation: str
     recompute: bool = False
+    once: bool = False
+    labels = "images"
 
     def __init__(
         self, stem: nn.Sequential, stages: Sequence[nn.Sequential], tail: nn.Sequential, head: nn.Linear, block: str

@@ -46,7 +46,7 @@ class Sheet:
     measured: list[tuple[dict[str, Any], list[Row]]]
     """The experiment's figures of what probes measured, each with its rows."""
     metrics: list[str]
-    """What the experiment's claims are about, besides the errors."""
+    """What is measured besides the errors, and what the experiment's claims are about."""
     running: list[Row]
     """The rows of its unfinished runs, which are drawn, and neither averaged nor judged."""
     beside: list[list[str]]
@@ -119,7 +119,9 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
         sides = [side for c in whole.get("claims", []) for side in (c, c.get("predicted", {}))]
         lines = best(whole.get("beside", {}), made)
-        metrics = dict.fromkeys(side["metric"] for side in sides if "." in side.get("metric", ""))
+        metrics = [key for r in inside for key in r.summary["final"] if key.startswith("test_")]
+        metrics = [key for key in metrics if key not in ("test_error", "test_loss")]
+        metrics = dict.fromkeys([*metrics, *(side["metric"] for side in sides if "." in side.get("metric", ""))])
         sheets.append(
             Sheet(
                 data,
@@ -224,7 +226,7 @@ def table(sheet: Sheet) -> list[list[str]]:
         "median",
         "best epoch's test",
     ] * sheet.trained
-    heading += ["parameters"] + [metric.partition(".")[2].replace("_", " ") for metric in sheet.metrics]
+    heading += ["parameters"] + [metric.rpartition(".")[2].replace("_", " ") for metric in sheet.metrics]
     heading += ["published test"] * bool(sheet.published) + ["diverged"] * any(diverged)
     lines = [heading]
     for row, gone in zip(sheet.rows, diverged, strict=True):

@@ -51,12 +51,12 @@ def facts(plan: Plan, images: DataSet, where: torch.device, processes: int, star
 def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Record) -> list[str]:
     """What a run will do, in lines; `done`: iterations done before."""
     cfg, values, recipe = plan.cfg, plan.config, plan.cfg.recipe
-    plain = values["skip"]["name"] == "none"
+    skip = values["skip"]["name"]
     layers = [label(values["activation"])]
     optimizer = values["recipe"]["optimizer"]["name"]
     layers += [f"weights {label(values['weight'])}"] * (values["weight"]["name"] != "plain")
-    joined = "dense" if values["skip"]["name"] == "concat" else "residual"
-    kind = "plain" if plain else f"{joined} ({label(values['skip'])}, {values['unit']['name']} unit)"
+    joined = "levels joined" if plan.labels == "pixels" else "dense" if skip == "concat" else "residual"
+    kind = "plain" if skip == "none" else f"{joined} ({label(values['skip'])}, {values['unit']['name']} unit)"
     channels, height, width = images.shape
     epochs = steps * recipe.batch / images.images
     count = torch.get_num_threads()
@@ -95,7 +95,8 @@ def _beyond(plan: Plan) -> list[str]:
     form = plan.cfg.precision.name
     layers, parts = HORIZON.get(form), [plan.config[group]["name"] for group in ("skip", "norm", "activation")]
     fresh = plan.config["weights"] is None
-    if layers is None or plan.cfg.depth <= layers or not fresh or parts != ["none", "batch", "relu"]:
+    chain = plan.labels == "images"
+    if layers is None or plan.cfg.depth <= layers or not (fresh and chain) or parts != ["none", "batch", "relu"]:
         return []
     return [
         f"  note     beyond some {layers} layers its first gradients are rounding in {form}: probe=gradient_precision"
@@ -122,7 +123,7 @@ def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: 
         "depth": plan.cfg.depth,
         "width": plan.cfg.width,
         "block": plan.config["block"],
-        "final": {key: value for key, value in last.items() if key.endswith(("_error", "_loss"))},
+        "final": {key: value for key, value in last.items() if key.endswith(("_error", "_loss", "_iou"))},
         "best": {"test_error": best["test_error"], "epoch": best["epoch"], "chosen_by": chosen_by},
         **facts,
         "iterations": last["step"],
@@ -178,6 +179,11 @@ def result(summary: Record) -> str:
             words.append(f"{split} error {final[f'{split}_error']:.2f} %")
     chosen = " chosen by validation" if best["chosen_by"] == "validation_error" else ""
     words[-1] += f" (best{chosen} {best['test_error']:.2f} %, epoch {best['epoch']:.0f})"
+    words += [
+        f"{key.removeprefix('test_').replace('_', ' ')} {value:.2f} %"
+        for key, value in final.items()
+        if key.startswith("test_") and key not in ("test_error", "test_loss") and value is not None
+    ]
     return f"{', '.join(words)}, {summary['iterations']:,} iterations in {duration(summary['seconds'])}"
 
 
