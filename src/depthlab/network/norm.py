@@ -214,8 +214,10 @@ class _Corrected(_Batch):
         self._check_input_dim(input)
         self.num_batches_tracked.add_(1)
         x = input.to(self.running_mean.dtype)
-        var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
-        r, d = self.correction(mean, var, len(x))
+        pixels = [0, *range(2, x.dim())]
+        mean = x.mean(pixels, keepdim=True)
+        var = (x - mean).square().mean(pixels)  # torch.var_mean takes several times as long in channels_last memory
+        r, d = self.correction(mean.flatten(), var, len(x))
         return functional.batch_norm(
             input, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=self.eps
         )
