@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shlex
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -105,7 +106,10 @@ class DepthlabSweeper(BasicSweeper):
 
     def _launch(self, left: "dict[Path, tuple[Plan, list[str]]]") -> tuple[dict[Path, JobReturn], str | None]:
         """Launches the runs. Gives what they returned, and the reason if some did not."""
-        machine = shared([planned.cfg for planned, _ in left.values()])
+        from depthlab.run.console import overall
+
+        plans, start = [planned for planned, _ in left.values()], time.time()
+        machine = shared([planned.cfg for planned in plans])
         OmegaConf.register_new_resolver("machine", machine.__getitem__, replace=True)
         launcher, returns, ended = self.made(), {}, None
         several = getattr(launcher, "joblib", {}).get("n_jobs", 1) != 1  # one of joblib's stays in this process
@@ -113,7 +117,9 @@ class DepthlabSweeper(BasicSweeper):
         if self.by == "submitit_local":  # it starts all that it gets, and each takes all cores
             size = self.max_batch_size or machine["runs"]
             os.environ.setdefault("OMP_NUM_THREADS", str(machine["threads"]))
-        with handing_on() if several else nullcontext([]) as came:
+        costs = [planned.cfg.depth * max(1, _images(planned.cfg)) for planned in plans]
+        progress = overall(costs, lambda: [_share(planned, start) for planned in plans])
+        with handing_on() if several else nullcontext([]) as came, progress:
             for first in range(0, len(left), size):
                 batch = paths[first : first + size]
                 try:
@@ -154,10 +160,28 @@ def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, in
     ranks: dict[str, tuple[float, int]] = {}
     for place, planned in enumerate(plans):
         if (key := row(planned)) not in ranks:
-            cfg = planned.cfg
-            images = (cfg.recipe.iterations or 0) * cfg.recipe.batch if cfg.epochs is None else cfg.epochs * EPOCH
-            ranks[key] = multiply_adds(planned, (3, 32, 32), 10) * images, place
+            ranks[key] = multiply_adds(planned, (3, 32, 32), 10) * _images(planned.cfg), place
     return lambda pair: ranks[row(pair[0])]
+
+
+def _images(cfg: Config) -> float:
+    """How many images a run trains on, where that is only compared."""
+    return (cfg.recipe.iterations or 0) * cfg.recipe.batch if cfg.epochs is None else cfg.epochs * EPOCH
+
+
+def _share(planned: "Plan", start: float) -> float:
+    """How much of a run is done, by its files, from 0 to 1; of a repeated one only what came after `start` counts."""
+    cfg, home = planned.cfg, planned.run
+    try:
+        if cfg.rerun and home.config.stat().st_mtime < start:
+            return 0
+        if home.summary.exists():
+            return 1
+        last = home.records()[-1]
+    except (OSError, LookupError, Mistake):
+        return 0
+    all_of_it = cfg.recipe.iterations if cfg.epochs is None else cfg.epochs
+    return min(0.99, last["step" if cfg.epochs is None else "epoch"] / (all_of_it or 1))
 
 
 def _fitting(grid: list[list[str]], choices: Mapping[str, str], *, experiment: bool) -> list[list[str]]:

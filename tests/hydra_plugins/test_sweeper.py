@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,16 @@ def test_seeds_are_one_result(command):
     assert f"  test error {sum(plain) / 2:.2f} ± {abs(plain[0] - plain[1]) / 2**0.5:.2f} %" in line
     again = command(*GRID).out.splitlines()
     assert line in again
+
+
+def test_a_terminal_shows_a_sweep_as_one_line(command, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    command(*GRID)
+    for again in ("rerun=true", "epochs=0.1"):
+        err = command(*GRID, again).err
+        assert "0%|" in err
+        assert "4 of 4 runs 100%|" in err
+        assert "images/s" not in err
 
 
 def test_a_failed_run_is_counted_and_not_averaged(command):
