@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def made(**keys):
-    given = {"size": 32, "images": 40, "test_images": 30, "seed": 0, "validation": 0, "subset": None}
+    given = {"size": 32, "digits": 10, "images": 40, "test_images": 30, "seed": 0, "validation": 0, "subset": None}
     return scenes(CPU, **given | keys)
 
 
@@ -23,6 +23,8 @@ def test_shapes_and_classes():
     assert (x.shape, y.shape, y.dtype) == ((30, 1, 32, 32), (30, 32, 32), torch.int64)
     assert (data.classes, data.shape, data.images, data.size("validation")) == (11, (1, 32, 32), 30, 10)
     assert torch.equal(y.unique(), torch.arange(11))
+    few = made(digits=3)
+    assert (few.classes, few.first("train", 40)[1].max()) == (4, 3)
     x, y = next(data.batches(8, seed=0))
     assert (x.shape, y.shape) == ((8, 1, 32, 32), (8, 32, 32))
 
@@ -65,6 +67,7 @@ def shape(x):
     ("keys", "told"),
     [
         ({"size": 19}, "data.size=19: from 20 to 1024 (digits are up to 20 pixels high)"),
+        ({"digits": 11}, "data.digits=11: from 1 to 10 (0, 1, and so on)"),
         ({"images": 0}, "data.images=0: from 1 to 1000000 (a count)"),
         ({"test_images": 0}, "data.test_images=0: from 1 to 1000000 (a count)"),
         ({"seed": -1}, "data.seed=-1: from 0 to 2147483647 (a seed)"),

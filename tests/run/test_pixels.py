@@ -14,7 +14,7 @@ from depthlab.training import loop
 
 SHORT = ("data=scenes", "width=4", "depth=8", "network.levels=1", "data.images=64", "data.test_images=20")
 SHORT += ("recipe.batch=16", "recipe.iterations=8")
-PIXELS = ("iou", "border_error", "border_iou")
+PIXELS = ("iou", "border_error", "border_iou", "interior_error", "interior_iou")
 
 
 def the_run():
@@ -57,8 +57,8 @@ def test_a_run_measures_shows_and_reports(command):
 
     write(Path("outputs/scenes"), experiment_of(Path("outputs/scenes")))
     report = Path("outputs/scenes/report/report.md").read_text()
-    assert "| test iou | test border error | test border iou |" in report
-    assert f" {final['test_border_iou']:.2f} |" in report
+    assert "| test iou | test border error | test border iou | test interior error | test interior iou |" in report
+    assert f"| {final['test_border_iou']:.2f} | {final['test_interior_error']:.2f} |" in report
 
 
 def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch):
@@ -119,7 +119,10 @@ def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch):
             "data=digits probe=[predictions]",
             "probe=predictions: of labels of pixels, and this network labels images (al",
         ),
-        ("data=digits skip=concat", "skip=concat: the join of network=densenet; the units of other networks add"),
+        (
+            "data=digits skip=concat",
+            "skip=concat: joins in network=densenet and network=unet; the others add (skip=identity)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(command, words, told):

@@ -61,7 +61,7 @@ class OfPixels(OfImages):
     Besides error and loss, all in percent: `iou`, intersection over union of the pixels that are and that are called
     of a class, in all images together, mean over the classes that are or are called (Everingham et al. 2010, section
     4.1.2); `border_error` and `border_iou`, the same of the border alone, the pixels within two rows and columns of
-    one of another class, where there are any.
+    one of another class, `interior_error` and `interior_iou` of all others, where there are any.
     """
 
     def __init__(self, classes: int) -> None:
@@ -77,8 +77,8 @@ class OfPixels(OfImages):
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         """See `Task.metrics`."""
-        found = super().metrics(counts)
-        for name, confusion in zip(("", "border_"), counts[3:].view(2, self.classes, self.classes), strict=True):
+        found, (whole, edge) = super().metrics(counts), counts[3:].view(2, self.classes, self.classes)
+        for name, confusion in (("", whole), ("border_", edge), ("interior_", whole - edge)):
             right, either = confusion.diagonal(), confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
             if confusion.any():
                 found[f"{name}error"] = 100 - 100 * (right.sum() / confusion.sum()).item()

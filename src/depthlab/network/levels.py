@@ -79,7 +79,7 @@ class PerPixel(Network):
     def __init__(
         self,
         stem: nn.Sequential,
-        stages: Sequence[nn.Sequential],
+        stages: Sequence[nn.Module],
         tail: nn.Sequential,
         head: Pixelwise,
         block: str,

@@ -104,7 +104,7 @@ def resnet(
 def added(join: nn.Module | None) -> nn.Module | None:
     """The join of a unit that gives as many channels as it takes. Raises Mistake on one that concatenates."""
     if isinstance(join, concat):
-        raise Mistake("skip=concat: the join of network=densenet; the units of other networks add (skip=identity)")
+        raise Mistake("skip=concat: joins in network=densenet and network=unet; the others add (skip=identity)")
     return join
 
 
@@ -122,7 +122,7 @@ class Network(nn.Module):
     labels = "images"
 
     def __init__(
-        self, stem: nn.Sequential, stages: Sequence[nn.Sequential], tail: nn.Sequential, head: nn.Linear, block: str
+        self, stem: nn.Sequential, stages: Sequence[nn.Module], tail: nn.Sequential, head: nn.Linear, block: str
     ) -> None:
         super().__init__()
         self.block = block
