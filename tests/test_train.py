@@ -34,7 +34,7 @@ MISTAKES = {
     "init=looks_linear width=5": "init=looks_linear: pairs channels, and 5 is odd",
     "activation=mirrored_relu width=5": "activation=mirrored_relu: pairs channels, and 5 is odd",
     "activation=tailored activation.eta=1": "activation.eta=1.0: above 0 and under 1",
-    "init=fixup skip=none": "init=fixup: a plain network (skip=none) would be zero",
+    "init=fixup skip=none": "init=fixup: no unit has a shortcut (skip=none, or a U-Net)",
     "skip=stochastic_depth skip.survival=2": "skip.survival=2.0: a probability",
     "weight=dirac network=mlp": "weight=dirac: of convolutions, and network=mlp has none",
     "weight=standardize": "did you mean standardised?",

@@ -55,3 +55,4 @@ def _picture(ax: Axes, picture: Sequence[Sequence[int]], grey: bool) -> None:
         ax.imshow(picture, cmap=ListedColormap(colours), vmin=-0.5, vmax=classes + 0.5, interpolation="none")
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
+    ax.spines[:].set(visible=True, linewidth=0.4, color="#999999")
