@@ -146,7 +146,7 @@ def _places() -> dict[str, Callable[[int], None]]:
         return inject
 
     return {
-        "killed in a step": place("torch", "optim.SGD.step", _after),
+        "killed in a step": place("depthlab.training.optimizer", "SGD.step", _after),
         "killed in a half-written checkpoint": place("torch", "save", _half_saved),
         "killed before a rename": place("os", "replace", _die),
         "killed after a rename": place("os", "replace", _after),
