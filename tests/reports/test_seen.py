@@ -3,8 +3,9 @@
 from made import run
 from matplotlib.image import AxesImage
 
-from depthlab.reports import profile
+from depthlab.reports import figure, profile
 from depthlab.reports.collect import load, rows
+from depthlab.reports.table import having
 
 TRUTH = [[[0, 0, 1], [0, 12, 1]], [[0, 0, 0], [3, 3, 3]]]
 IMAGE = [[[0, 9, 255], [0, 99, 255]], [[0, 0, 0], [255, 255, 255]]]
@@ -33,8 +34,8 @@ def test_image_truth_and_what_each_network_says_stand_side_by_side(tmp_path):
             probes={"predictions": [look(bad, 50.0), look(bad, 9.0), look(good, seed)]},
         )
     run(tmp_path, skip="none", probes={"predictions": [look(bad, 8.25)] * 3})
-    figure = profile.drawn(SPEC, rows(load(tmp_path)[0]))
-    grid = [figure.axes[:4], figure.axes[4:]]
+    axes = profile.drawn(SPEC, rows(load(tmp_path)[0])).axes
+    grid = [axes[:4], axes[4:]]
     assert [ax.get_title() for ax in grid[0]] == ["image", "truth", "with", "without"]
     for line in range(2):
         shown = [pixels(ax)[0] for ax in grid[line]]
@@ -46,5 +47,22 @@ def test_image_truth_and_what_each_network_says_stand_side_by_side(tmp_path):
 
 
 def test_tensorboard_shows_them_too():
-    figure = profile.sketch(look(TRUTH, 0.0))
-    assert [ax.get_title() for ax in figure.axes[:3]] == ["image", "truth", "network"]
+    axes = profile.sketch(look(TRUTH, 0.0)).axes
+    assert [ax.get_title() for ax in axes[:3]] == ["image", "truth", "network"]
+
+
+def test_who_has_not_come_to_the_end_is_not_shown(tmp_path):
+    run(tmp_path, skip="none", seed=0, probes={"predictions": [look(TRUTH, 1.0)]})  # two evaluations too few
+    assert having(SPEC, rows(load(tmp_path)[0])) == []
+    run(tmp_path, skip="none", seed=1, probes={"predictions": [look(TRUTH, 2.0)] * 3})
+    run(tmp_path, skip="identity", probes={"predictions": [look(TRUTH, 3.0)] * 3})
+    (row,) = shown = having(SPEC, rows(load(tmp_path)[0]))
+    assert row.facts["skip"] == "none"
+    assert profile.drawn(SPEC, shown).axes[-1].get_xlabel() == "2.0 % wrong"
+
+
+def test_networks_whose_levels_are_joined_are_not_called_residual(tmp_path):
+    for network, names in (("unet", ["not connected", "connected"]), ("resnet", ["plain", "residual"])):
+        for joined in ("none", "identity"):
+            run(tmp_path / network, skip=joined, config={"network": {"name": network}})
+        assert [*figure.panels_of(rows(load(tmp_path / network)[0]))] == names

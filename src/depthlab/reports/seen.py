@@ -22,8 +22,12 @@ def pictures(rows: list[Row], spec: dict[str, Any]) -> Figure:
     """An image a line: itself, its labels, then what the first seed of each row says whose facts stand in `pictures`,
     under the name there; at the foot the share of wrong pixels in these images.
     """
-    named = {name: [row for row in rows if matches(row, facts)] for name, facts in spec["pictures"].items()}
-    return side_by_side({name: row[0].results[0].at_end("predictions")[-1] for name, row in named.items() if row})
+    looks = {}
+    for name, facts in spec["pictures"].items():
+        results = [result for row in rows if matches(row, facts) for result in row.results]
+        seen = [look for result in results for look in result.at_end("predictions")[-1:]]
+        looks |= {name: seen[0]} if seen else {}
+    return side_by_side(looks)
 
 
 @rc_context(STYLE)

@@ -151,12 +151,15 @@ def _unfinished(result: Result) -> str:
 
 def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
     """The rows that a figure shows: those with the facts `of`, where its probe has measured `y`; of a figure against
-    a fact, those of its lines.
+    a fact, those of its lines, and of pictures, theirs.
     """
     probe, _, key = figure["y"].partition(".")
     wanted = [row for row in rows if matches(row, figure.get("of", {}))]
     if "against" in figure:
         return [row for row in wanted if any(matches(row, facts) for facts in figure["lines"].values())]
+    if "pictures" in figure:
+        wanted = [row for row in wanted if any(matches(row, facts) for facts in figure["pictures"].values())]
+        return [row for row in wanted if any(result.at_end(probe) for result in row.results)]
     return [row for row in wanted if any(key in look for run in row.results for look in run.probes.get(probe, []))]
 
 
