@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import omegaconf
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -30,6 +31,8 @@ log = logging.getLogger("depthlab")
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """Launchers that are installed separately, and the extra that brings each."""
+REGISTER = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
+"""What OmegaConf calls it."""
 EPOCH = 50_000
 """Images of an epoch, where runs are only ranked by their cost; CIFAR's."""
 
@@ -111,7 +114,7 @@ class DepthlabSweeper(BasicSweeper):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         runs = min(len(left), max(1, gpus // each if gpus else cores // (each * (cfg.threads or 1))))
         machine = {"runs": runs, "threads": max(1, cores // runs), "gpus": gpus, "gpus_each": min(each, gpus)}
-        OmegaConf.register_new_resolver("machine", machine.__getitem__, replace=True)
+        getattr(OmegaConf, REGISTER)("machine", lambda name: machine[name], replace=True)
         launcher, returns, ended = self.made(), {}, None
         paths, size = list(left), self.max_batch_size or len(left)
         if self.by == "submitit_local":  # it starts all that it gets, and each takes all cores
