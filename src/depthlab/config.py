@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -34,6 +35,9 @@ FOLDERS = [CONFIGS]
 OWN: dict[str, dict[str, str]] = {}
 """What `options=FOLDER` adds: by group and name, the text of an option's YAML file."""
 GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
+
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""What Hydra 1.3 wants to be told, and 1.4 not."""
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {

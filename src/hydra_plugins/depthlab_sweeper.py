@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import omegaconf
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -33,6 +34,8 @@ log = logging.getLogger("depthlab")
 
 EXTRAS = {"submitit_local": "[slurm]", "submitit_slurm": "[slurm]", "ray": "[ray]"}
 """Launchers that are installed separately, and the extra that brings each."""
+REGISTER = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
+"""What OmegaConf calls it."""
 EPOCH = 50_000
 """Images of an epoch, where runs are only ranked by their cost; CIFAR's."""
 
@@ -110,7 +113,7 @@ class DepthlabSweeper(BasicSweeper):
 
         plans, start = [planned for planned, _ in left.values()], time.time()
         machine = shared([planned.cfg for planned in plans])
-        OmegaConf.register_new_resolver("machine", machine.__getitem__, replace=True)
+        getattr(OmegaConf, REGISTER)("machine", lambda name: machine[name], replace=True)
         launcher, returns, ended = self.made(), {}, None
         several = getattr(launcher, "joblib", {}).get("n_jobs", 1) != 1  # one of joblib's stays in this process
         paths, size = list(left), self.max_batch_size or len(left)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from depthlab import config
 from depthlab.command.compose import mistakes, offered
-from depthlab.command.words import readable
+from depthlab.command.words import readable, sweeps
 from depthlab.errors import Mistake, told_in_one_line
 
 if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
@@ -40,7 +40,7 @@ def task(cfg: DictConfig) -> None:
         run(cfg, hydra.runtime.choices, brief=sweep)
 
 
-main = hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="train")(task)
+main = hydra.main(**config.VERSION_BASE, config_path=str(config.CONFIGS), config_name="train")(task)
 
 
 def checked_flags() -> Namespace:
@@ -79,6 +79,8 @@ def cli() -> None:
     with told_in_one_line(config.keys, config.owners):
         sys.argv[1:] = readable(sys.argv[1:])
         flags = checked_flags()
+        if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):
+            sys.argv.insert(1, "-m")
         with offered(sys.argv[1:], flags.config_dir), mistakes():
             if flags.help:
                 print(config.help_text())
