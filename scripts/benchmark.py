@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import multiprocessing
 from torch.nn import functional
@@ -33,6 +32,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from depthlab.command.compose import compose
 from depthlab.data.dataset import DataSet
 from depthlab.run import build, describe
 from depthlab.run.plan import Plan, plan
@@ -76,9 +76,7 @@ def typed(case: str, more: list[str]) -> list[str]:
 
 def planned(options: list[str]) -> Plan:
     """The plan of a command's options."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        composed = compose("train", options, return_hydra_config=True)
-    return plan(composed, composed.hydra.runtime.choices)
+    return plan(*compose(options))
 
 
 def ours(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:

@@ -17,7 +17,7 @@ from torch import nn
 
 import depthlab
 from conftest import ROOT
-from depthlab import Mistake, api
+from depthlab import Mistake, api, config
 
 SHORT = "data=digits depth=8 width=4 recipe.iterations=3"
 
@@ -66,7 +66,7 @@ def test_nothing_global_is_left_behind():
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_num_threads() == 2
     assert not GlobalHydra.instance().is_initialized()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):  # while a Hydra app runs
+    with initialize_config_dir(str(ROOT / "configs"), **config.VERSION_BASE):  # while a Hydra app runs
         assert len(depthlab.network(SHORT).units) == 3
         assert compose("train", ["depth=14"]).depth == 14
 

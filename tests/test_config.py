@@ -8,11 +8,11 @@ from types import ModuleType
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT, presets
 from depthlab import config
+from depthlab.command.compose import compose
 from depthlab.errors import Mistake
 from depthlab.run.plan import MODULES as PARTS
 from depthlab.run.plan import plan as checked
@@ -67,9 +67,7 @@ def plan():
 
     @cache
     def plan(*overrides):
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
-            return checked(cfg, cfg.hydra.runtime.choices)
+        return checked(*compose(overrides))
 
     return plan
 
@@ -192,8 +190,7 @@ def test_a_module_may_name_its_options():
 def node(path):
     """A group's file as the command would read it."""
     if path.parent.name == "data":  # these are of the whole config, and some begin with another one
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return OmegaConf.to_container(compose("train", overrides=[f"data={path.stem}"]).data)
+        return OmegaConf.to_container(compose([f"data={path.stem}"]).cfg.data)
     values = presets(str(path.parent.relative_to(CONFIGS)))[path.stem]
     return values.get("optimizer", values)  # some bring a rate, too
 

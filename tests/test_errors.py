@@ -177,7 +177,7 @@ TYPED = {
 @pytest.mark.parametrize("typed", TYPED)
 def test_what_hydra_says_becomes_one_line(capsys, typed):
     def fail():
-        with told_in_one_line(config.keys), initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        with told_in_one_line(config.keys), initialize_config_dir(str(ROOT / "configs"), **config.VERSION_BASE):
             OmegaConf.to_container(compose("train", overrides=[typed]), resolve=True)
 
     with pytest.raises(SystemExit) as stop:

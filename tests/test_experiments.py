@@ -1,13 +1,14 @@
 """The grid is the paper's rows, each run can be built, each claim selects rows of the grid."""
 
+import re
 from itertools import product
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 
+import experiments
 from conftest import ROOT
+from depthlab.command.compose import compose
 from depthlab.config import experiment_rows, swept
 from depthlab.reports.collect import Result, rows
 from depthlab.reports.verdict import judge
@@ -17,16 +18,9 @@ NAMES = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"
 SCALE = {"imagenet_depth": "imagenet", "unet": "scenes", "hourglass": "scenes"}
 
 
-def load(*overrides):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose("train", [*overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        return cfg
-
-
 def grid(name, data):
     """The overrides of each run of an experiment, without the seeds."""
-    experiment = load(f"experiment={name}", f"data={data}").experiment
+    experiment = compose([f"experiment={name}", f"data={data}"]).cfg.experiment
     jobs = []
     for _, *row in experiment_rows(experiment, data):
         keys = {override.partition("=")[0]: swept(override) for override in row}
@@ -40,7 +34,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
     data = SCALE.get(name, "cifar10") if data == "paper" else data
     if data == "digits" and name in SCALE:
         pytest.skip("an experiment on data of another kind")
-    results, experiment = [], load(f"experiment={name}").experiment
+    results, experiment = [], compose([f"experiment={name}"]).cfg.experiment
     metrics = [
         claim.metric
         for claim in [*experiment.get("claims", []), *experiment.get("published", [])]
@@ -48,8 +42,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
     ]
     probes = {m.split(".")[0]: [{n.split(".")[-1]: 1.0 for n in metrics}] for m in metrics if "." in m}
     for job in grid(name, data):
-        cfg = load(f"experiment={name}", f"data={data}", *(f"{k}={v}" for k, v in job.items()))
-        planned = plan(cfg, cfg.hydra.runtime.choices)
+        planned = plan(*compose([f"experiment={name}", f"data={data}", *(f"{k}={v}" for k, v in job.items())]))
         assert planned.run.path.parent == Path("outputs") / name
         assert {*probes} <= {probe.name for probe in planned.probes}
         for seed in range(3):
@@ -83,7 +76,7 @@ def test_shortcut_types_holds_every_row_of_table_1_and_the_bias_search():
     for gate in ("exclusive_gate", "shortcut_gate"):
         assert {int(j["skip.bias"]) for j in jobs if j["skip"] == gate} == set(range(-10, 1))
     assert all(j["recipe"] == "he2016" for j in jobs)
-    assert load("experiment=shortcut_types").depth == 110
+    assert compose(["experiment=shortcut_types"]).cfg.depth == 110
 
 
 def test_activation_order_is_table_2():
@@ -101,7 +94,7 @@ def test_deep_preact_is_table_3():
 
 def test_published_numbers_are_the_papers():
     def published(name):
-        return {tuple(n["of"].values()): n["value"] for n in load(f"experiment={name}").experiment.published}
+        return {tuple(n["of"].values()): n["value"] for n in compose([f"experiment={name}"]).cfg.experiment.published}
 
     table_6 = published("degradation")
     assert [table_6[d, "identity"] for d in (20, 32, 44, 56, 110)] == [8.75, 7.51, 7.17, 6.97, 6.61]
@@ -126,3 +119,12 @@ def test_an_experiment_is_a_sweep_without_m_and_what_is_typed_goes_before_its_gr
     assert first.out.startswith("6 runs: 0 done, 6 to run\n")
     assert len([*Path("outputs/degradation").glob("*8-*/summary.json")]) == 6
     assert command(*short, "seed=0,1,2,3").out.startswith("8 runs: 6 done, 2 to run\n")
+
+
+def test_the_page_of_experiments_is_that_of_the_yaml_files_and_the_reports():
+    page = experiments.PAGE.read_text()
+    assert page == experiments.page(), "stale: python scripts/experiments.py"
+    reports = "".join(file.read_text() for file in (ROOT / "results").rglob("report.md"))
+    contradicted = re.findall(r"^- \*\*contradicted\*\*(: .*\n)", reports, re.MULTILINE)
+    assert len(contradicted) > 20
+    assert all(f"  - contradicted{line}" in page for line in contradicted)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -34,6 +35,9 @@ FOLDERS = [CONFIGS]
 OWN: dict[str, dict[str, str]] = {}
 """What `options=FOLDER` adds: by group and name, the text of an option's YAML file."""
 GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
+
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""What Hydra 1.3 wants to be told, and 1.4 not."""
 
 # What may differ between two runs of one result: where and how it is computed, not what.
 UNSCIENTIFIC = {
@@ -193,6 +197,17 @@ def swept(word: str) -> list[str]:
     return re.split(r",(?![^{]*\})", word.partition("=")[2])
 
 
+def runs(experiment: Mapping[str, Any], data: str) -> int:
+    """How many runs an experiment is on a data set."""
+    return sum(math.prod(len(swept(option)) for option in row) for row in experiment_rows(experiment, data))
+
+
+def about(text: str) -> str:
+    """What the YAML file of an option says of it: its first comment."""
+    found = re.search(r"^# ([^@].*)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def keys() -> list[str]:
     """What a person can set, whatever the chosen options."""
     recipe = [f"recipe.{field.name}" for field in fields(Recipe)]
@@ -217,21 +232,18 @@ def help_text() -> str:
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
     lines = [
         f"{'depthlab' if installed() else 'python train.py'} [option=value ...]",
-        "  -m sweeps over values with commas; -c job shows the config",
+        "  -m sweeps over values with commas, on all cores; -c job shows the config",
     ]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
     for group in (*GROUPS, "recipe/schedule", "recipe/optimizer"):
         lines += ["", f"{group}="]
         for option, text in texts(group).items():
-            meaning = re.search(r"^# ([^@].*)", text, re.MULTILINE)
-            lines.append(f"  {option:22}{meaning[1] if meaning else ''}".rstrip())
+            lines.append(f"  {option:22}{about(text)}".rstrip())
             if group == "experiment":
                 experiment = yaml.safe_load(text)["experiment"]
                 for data, time in experiment.get("time", {}).items():
-                    rows = experiment_rows(experiment, data)
-                    runs = sum(math.prod(len(swept(option)) for option in row) for row in rows)
-                    lines.append(f"{'':24}data={data}: {runs} runs, {time}")
+                    lines.append(f"{'':24}data={data}: {runs(experiment, data)} runs, {time}")
             elif given := ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text)):
                 lines.append(f"{'':24}{given.replace('/', '.')}")
     return "\n".join(lines)

@@ -9,16 +9,14 @@ import sys
 import time
 from contextlib import ExitStack
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
 
 from conftest import ROOT
+from depthlab.command.compose import compose
 from depthlab.machine.processes import together
 from depthlab.run.start import run
 from depthlab.training.distributed import Ranks
@@ -57,15 +55,6 @@ CASES = {
 CASES = {name: (*RUN, *options) for name, options in CASES.items()}
 
 
-def composed(*options):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose("train", [*options], return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, choices
-
-
 def run_cases(cases, rank):
     """What each of the two processes does: all runs, one after another."""
     for cfg, choices, ports in cases:
@@ -83,14 +72,14 @@ def outputs(tmp_path_factory):
     try:
         threads = torch.get_num_threads()
         stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in CASES]
-        made = {name: composed(*options) for name, options in CASES.items()}
+        made = {name: compose(options) for name, options in CASES.items()}
         cases = []
         for store, (name, (cfg, choices)) in zip(stores, made.items(), strict=True):
             two = cfg.copy()
             cfg.output_dir, two.output_dir = f"one/{name}", f"two/{name}"
             run(cfg, choices, brief=True)
             cases.append((two, choices, store.port))
-        cfg, choices = composed(*RUN, "norm=ghost", "norm.size=16", "output_dir=one/ghost")
+        cfg, choices = compose([*RUN, "norm=ghost", "norm.size=16", "output_dir=one/ghost"])
         run(cfg, choices, brief=True)
         together(partial(run_cases, cases), 2)
         torch.set_num_threads(threads)
@@ -265,9 +254,8 @@ def test_what_stops_one_stops_and_saves_all_and_any_number_goes_on(command, star
     assert close(records(tmp_path / "outputs"), records(tmp_path / "undisturbed"), 1e-5)
 
 
-@pytest.mark.skipif(find_spec("joblib") is None, reason="not installed")
 def test_a_sweep_of_runs_of_two_processes_in_workers(start, tmp_path):
-    options = (*LONG, "epochs=1", "devices=2", "seed=0,1", "hydra/launcher=joblib")
+    options = (*LONG, "epochs=1", "devices=2", "seed=0,1", "hydra.launcher.n_jobs=2")
     process = start(ROOT / "train.py", "-m", *options)
     out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, "")

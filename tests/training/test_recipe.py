@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from depthlab import config
+from depthlab.command.compose import compose
 from depthlab.errors import Mistake
 from depthlab.training import schedule
 from depthlab.training.recipe import Recipe, Warmup, check, learning_rate, still_warm
@@ -16,8 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def composed(name, *overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=["data=cifar10", f"recipe={name}", *overrides])
+    cfg, _ = compose(["data=cifar10", f"recipe={name}", *overrides])
     return OmegaConf.to_object(cfg.recipe), cfg
 
 

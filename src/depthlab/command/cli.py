@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from depthlab import config
 from depthlab.command.compose import mistakes, offered
-from depthlab.command.words import readable
+from depthlab.command.words import readable, sweeps
 from depthlab.errors import Mistake, told_in_one_line
 
 if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
@@ -31,14 +31,16 @@ def task(cfg: DictConfig) -> None:
     """One run; in a sweep an error belongs to its run alone."""
     from depthlab.run.start import run  # torch only now: --help and completion need none
 
-    sweep, choices = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().runtime.choices
+    hydra = HydraConfig.get()
+    sweep = hydra.mode is RunMode.MULTIRUN
     with nullcontext() if sweep else told_in_one_line(config.keys, config.owners):
-        if not sweep and (launcher := choices["hydra/launcher"]) != "basic":
-            raise Mistake(f"hydra/launcher={launcher}: starts the runs of a sweep; add -m")
-        run(cfg, choices, brief=sweep)
+        for word in hydra.overrides.hydra:
+            if not sweep and word.startswith("hydra/launcher="):
+                raise Mistake(f"{word}: starts the runs of a sweep; add -m")
+        run(cfg, hydra.runtime.choices, brief=sweep)
 
 
-main = hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="train")(task)
+main = hydra.main(**config.VERSION_BASE, config_path=str(config.CONFIGS), config_name="train")(task)
 
 
 def checked_flags() -> Namespace:
@@ -77,6 +79,8 @@ def cli() -> None:
     with told_in_one_line(config.keys, config.owners):
         sys.argv[1:] = readable(sys.argv[1:])
         flags = checked_flags()
+        if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):
+            sys.argv.insert(1, "-m")
         with offered(sys.argv[1:], flags.config_dir), mistakes():
             if flags.help:
                 print(config.help_text())

@@ -29,8 +29,13 @@ NUMBER = re.compile(r"(?<![\w.+-])[+-]?\d+(?:\.\d*(?:[eE]\+?\d+)?|[eE]\+?\d+)(?!
 def readable(words: list[str]) -> list[str]:
     """The words of a command, made such that Hydra reads them as they are meant. Raises Mistake where it cannot."""
     words = again(words)
-    sweep = any(word in ("-m", "--multirun") or re.match(r"experiment=(?!null$)", word) for word in words)
+    sweep = sweeps(words)
     return [word if word.startswith("-") else _readable(word, sweep) for word in words]
+
+
+def sweeps(words: Sequence[str]) -> bool:
+    """Whether they make several runs: an experiment does so without -m."""
+    return any(word in ("-m", "--multirun") or re.match(r"\+?experiment=(?!null$)", word) for word in words)
 
 
 def meant(words: Sequence[str], key: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from depthlab.config import label
 from depthlab.data.dataset import DataSet
@@ -23,17 +23,37 @@ ten seeds on digits in batches of 64 (docs/precision.md)."""
 
 
 def multiply_adds(plan: Plan, shape: tuple[int, int, int], classes: int) -> int:
-    """Multiply-adds of one image's forward pass through convolutions and linear maps, counted by torch."""
+    """Multiply-adds of one image's forward pass through convolutions and products of matrices."""
     return _counted(plan, shape, classes)[0]
 
 
 def _counted(plan: Plan, shape: tuple[int, int, int], classes: int) -> tuple[int, int]:
     """Multiply-adds, and parameters."""
-    with torch.device("meta"):
-        net = plan.build(shape, classes).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            net(torch.empty(1, *shape))
-    return counter.get_total_flops() // 2, sum(p.numel() for p in net.parameters())
+    net = plan.build(shape, classes).eval()
+    with _Counter() as counter, torch.no_grad():
+        net(torch.zeros(1, *shape))
+    return counter.total, sum(p.numel() for p in net.parameters())
+
+
+class _Counter(TorchDispatchMode):
+    """Counts multiply-adds as torch's own counter does, which would import torch's compiler: seconds of a start."""
+
+    total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is nothing to keep a compiler from
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        match func.overloadpacket.__name__:
+            case "convolution":
+                self.total += out.numel() * args[1][0].numel()
+            case "mm" | "bmm":
+                self.total += out.numel() * args[0].shape[-1]
+            case "addmm" | "baddbmm":
+                self.total += out.numel() * args[1].shape[-1]
+        return out
 
 
 def facts(plan: Plan, images: DataSet, where: torch.device, processes: int, start: Start | None) -> Record:

@@ -1,0 +1,115 @@
+"""Writes docs/experiments.md: each experiment as its YAML describes it, and what the reports in results/ found.
+
+python scripts/experiments.py
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from depthlab.config import about, runs, texts
+from depthlab.reports.page import MARKS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "experiments.md"
+HEAD = """# The experiments
+
+Each is a few claims, most of them a paper's, a sweep that tests them, and a verdict on each from the runs alone. New
+here? Begin with [degradation](#degradation-and-its-cure), go on with [what cures it](#what-cures-it), and look at the
+[loss surfaces](#loss-surfaces-of-plain-and-residual-networks). The commands are for a CPU; without `data=` they run
+at the papers' scale. `python scripts/report.py outputs/NAME` then makes the report: table, figures, verdicts.
+
+✓ counts the claims that are reproduced, ✗ those that are contradicted, ? those that the runs leave undecided, here in
+the first report of each experiment. Claims that are not run need more layers or other data than the report has. What
+came out, in words: [on two CPU cores](../results/laptop/README.md), [on CIFAR-10](../results/cifar10/README.md).
+
+This page is made by `python scripts/experiments.py`.
+"""
+COUNTED = ("reproduced", "contradicted", "undecided")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a report says of one data set."""
+
+    data: str
+    file: Path
+    figures: list[str]
+    """In Markdown, their paths relative to the page."""
+    verdicts: list[tuple[str, str]]
+    """A word, and the claim with its reason."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many claims ended with each word."""
+        return Counter(word for word, _ in self.verdicts)
+
+
+def page() -> str:
+    """The whole page."""
+    found = {name: (about(text), yaml.safe_load(text)["experiment"]) for name, text in texts("experiment").items()}
+    reports = {name: sheets(name, next(iter(experiment["time"]))) for name, (_, experiment) in found.items()}
+    marks = " | ".join(MARKS[word] for word in COUNTED)
+    table = [f"| experiment | asks or says | {marks} |", "|---|---|---|---|---|"]
+    for name, (claim, experiment) in found.items():
+        counts = [str(reports[name][0].counts[word]) if reports[name] else "–" for word in COUNTED]
+        title = experiment["title"]
+        table.append(f"| [{title}](#{anchor(title)}) | {claim} | {' | '.join(counts)} |")
+    sections = [section(name, *found[name], reports[name]) for name in found]
+    return "\n".join([HEAD, *table, *sections]) + "\n"
+
+
+def section(name: str, claim: str, experiment: dict[str, Any], reports: list[Sheet]) -> str:
+    """One experiment: claim, source, commands, picture, verdicts."""
+    command = f"python train.py experiment={name} data="
+    width = max(map(len, experiment["time"]))
+    sentence = f"{claim[0].upper()}{claim[1:]}{'.' * (claim[-1] != '?')}"
+    lines = ["", f"## {experiment['title']}", "", sentence, "", "```"]
+    for data, time in experiment["time"].items():
+        lines.append(f"{command}{data:{width}}   # {runs(experiment, data)} runs, {time}")
+    lines += ["```", "", f"Source: {experiment['source']}."]
+    for sheet in reports[:1]:
+        own = [f for f in sheet.figures if not re.search(r"/(curves|final)-\w+\.svg\)$", f)]
+        lines += ["", *(own or sheet.figures[-1:])[:1]]
+    lines += ["", *(verdicts(sheet) for sheet in reports)] if reports else ["", "Not run yet: no report is here."]
+    return "\n".join(lines)
+
+
+def verdicts(sheet: Sheet) -> str:
+    """A report's verdicts, counted; the contradicted ones by name."""
+    counted = ", ".join(f"{sheet.counts[word]} {word}" for word in MARKS if sheet.counts[word])
+    lines = [f"- [{sheet.data}]({relative(sheet.file)}): {counted}."]
+    lines += [f"  - {word}: {claim}" for word, claim in sheet.verdicts if word == "contradicted"]
+    return "\n".join(lines)
+
+
+def sheets(name: str, first: str) -> list[Sheet]:
+    """What the reports in results/ say of an experiment, those on the data set `first` before the others."""
+    found = []
+    for file in (ROOT / "results").rglob("report.md"):
+        if name not in (file.parent.name, file.parents[1].name):
+            continue
+        for data, text in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", file.read_text(), re.DOTALL | re.MULTILINE):
+            figures = re.findall(r"^!\[(.*)\]\((.*)\)$", text, re.MULTILINE)
+            figures = [f"![{caption}]({relative(file.parent / path)})" for caption, path in figures]
+            found.append(Sheet(data, file, figures, re.findall(r"^- \*\*(.*?)\*\*: (.*)$", text, re.MULTILINE)))
+    return sorted(found, key=lambda sheet: (sheet.data != first, sheet.file))
+
+
+def relative(path: Path) -> Path:
+    """A path in the repository, as the page links to it."""
+    return Path("..") / path.relative_to(ROOT)
+
+
+def anchor(title: str) -> str:
+    """The link to a heading, as it is made from its text."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"written: {PAGE.relative_to(ROOT)}")
