@@ -213,7 +213,7 @@ def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
 
 
 def _facts(key: str, value: str) -> dict[str, Any]:
-    """`weights` and `{depth:20}` are the fact weights.depth=20, `recipe/optimizer` and `sgd` that there is no other."""
+    """`weights` and `{depth:20}` are weights.depth=20; `recipe/optimizer` and the usual one, that there is no other."""
     if key == "recipe/optimizer":
         return {OPTIMIZER: value if value != LATER[OPTIMIZER] else None}
     if not value.startswith("{"):
