@@ -359,7 +359,9 @@ def _judged(experiment: dict[str, Any], rows: list[Row], claim: str) -> list[Ver
 
 
 def _value(text: str) -> Any:
-    """A value as typed: a number, a truth value, null, or a word."""
+    """A value as typed: a number, a truth value, null, a list of these, or a word."""
+    if text.startswith("["):
+        return [_value(part) for part in text.strip("[]").split(",")]
     words = {"true": True, "false": None, "null": None}
     for kind in (int, float):
         try:
