@@ -193,8 +193,8 @@ def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[lis
 
 
 def swept(word: str) -> list[str]:
-    """The values in `option=a,b`; `option={a:1,b:2}` is one."""
-    return re.split(r",(?![^{]*\})", word.partition("=")[2])
+    """The values in `option=a,b`; `option={a:1,b:2}` is one, and so is `option=[1,2]`."""
+    return re.split(r",(?![^{\[]*[}\]])", word.partition("=")[2])
 
 
 def runs(experiment: Mapping[str, Any], data: str) -> int:

@@ -102,6 +102,7 @@ def test_grid():
     twins = [{"weights.depth": 20, "weights.r.e": 0.1}, {"weights": None}]
     assert grid([["weights={depth:20, r.e: 0.1},null"]]) == twins
     assert grid([["recipe/optimizer=sgd,muon"]]) == [{"recipe.optimizer.name": name} for name in (None, "muon")]
+    assert grid([["k=[1],[1,2],null,[a]"]]) == [{"k": [1]}, {"k": [1, 2]}, {"k": None}, {"k": ["a"]}]
 
 
 def test_a_data_set_can_have_runs_and_options_of_its_own(folder):

@@ -213,7 +213,7 @@ def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
 
 
 def _facts(key: str, value: str) -> dict[str, Any]:
-    """`weights` and `{depth:20}` are weights.depth=20; `recipe/optimizer` and the usual one, that there is no other."""
+    """`weights` and `{depth:20}` are weights.depth=20; `recipe/optimizer=sgd` is that there is no other."""
     if key == "recipe/optimizer":
         return {OPTIMIZER: value if value != LATER[OPTIMIZER] else None}
     if not value.startswith("{"):
@@ -362,7 +362,9 @@ def _judged(experiment: dict[str, Any], rows: list[Row], claim: str) -> list[Ver
 
 
 def _value(text: str) -> Any:
-    """A value as typed: a number, a truth value, null, or a word."""
+    """A value as typed: a number, a truth value, null, a list of these, or a word."""
+    if text.startswith("["):
+        return [_value(part) for part in text.strip("[]").split(",")]
     words = {"true": True, "false": None, "null": None}
     for kind in (int, float):
         try:
