@@ -48,8 +48,8 @@ class Plan:
 
     @property
     def labels(self) -> str:
-        """What has a label, images or pixels."""
-        return _gives(self.options["data"].func).labels
+        """What has a label, images or pixels; images where data of one's own do not say."""
+        return getattr(_gives(self.options["data"].func), "labels", "images")
 
     def finished(self) -> Record | None:
         """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
