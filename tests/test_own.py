@@ -36,7 +36,6 @@ experiment:
     - claim: the plain network is worse
       higher: {skip: none}
       lower: {skip: identity}
-hydra: {mode: MULTIRUN}
 """
 
 
@@ -110,6 +109,27 @@ def test_every_group_can_be_added_to(folder):
     assert depthlab.network([f"options={folder}", "activation=gelu", "init.gain=1.5", *SHORT])
 
 
+def test_a_probe_and_a_data_set_of_ones_own(command, folder):
+    (folder / "data.py").write_text("""
+from depthlab.data.handwritten import digits as ours
+def few(device, *, images: int = 64):
+    return ours(device, augment=False, normalize="channel", validation=0, subset=images)
+""")
+    (folder / "probe.py").write_text("def count(net, x, y, rate, *, by: int = 2): return {'count': by * len(x)}")
+    words = [f"options={folder}", "data=few", "probe=[count]", "depth=8", "width=4", "epochs=1", "threads=1"]
+    assert "probe.count.by=2" in command(*words, "--help").out
+    assert command(*words).code == 0
+    assert [look["count"] for look in depthlab.curves(probe="count")] == [128, 128]  # before training, and at the end
+    (row,) = depthlab.runs()
+    assert row["data.images"] == 64
+    assert "options.data" in row
+    assert "options.probe" not in row  # what looks at a run is no part of it
+    (folder / "probe.py").write_text("def count(net, x, y, rate, *, by: int = 2): return {'count': by + len(x)}")
+    assert "done before" not in command(*words).out
+    assert [look["count"] for look in depthlab.curves(probe="count")] == [66]
+    assert "done before" in command(*words).out
+
+
 def test_nothing_stays_when_the_command_is_over(command, folder):
     before = {
         group: [*options] for group, options in ConfigStore.instance().repo.items() if isinstance(options, dict)
@@ -150,7 +170,7 @@ def test_a_stored_config_never_names_a_file_to_run(command, folder):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("def mine(x, f): return x + f", "mine(x, f): the network calls mine(channels, *, key=value)"),
+        ("def mine(x, f): return x + f", "mine(x, f): is called as mine(channels, *, key=value)"),
         ("def mine(channels, *, a): pass", "mine: a needs a usual value, as in a=1.0"),
         ("def mine(channels, *, a=object()): pass", "mine: usual values are numbers, words, true, false, null"),
         ("def mine(channels, *, a: Nothing = 1): pass", "name 'Nothing' is not defined"),

@@ -244,8 +244,10 @@ def help_text() -> str:
                 experiment = yaml.safe_load(text)["experiment"]
                 for data, time in experiment.get("time", {}).items():
                     lines.append(f"{'':24}data={data}: {runs(experiment, data)} runs, {time}")
-            elif given := ", ".join(f"{group}.{key}={value}" for key, value in _scalars(text)):
-                lines.append(f"{'':24}{given.replace('/', '.')}")
+                continue
+            where = f"probe.{option}" if group == "probe" else group.replace("/", ".")
+            if given := ", ".join(f"{where}.{key}={value}" for key, value in _scalars(text)):
+                lines.append(f"{'':24}{given}")
     return "\n".join(lines)
 
 

@@ -25,8 +25,10 @@ FORMS: dict[str, tuple[str, ...]] = {
     "init": ("net",),
     "activation": (),
     "weight": ("channels", "out", "kernel", "stride", "bias"),
+    "data": ("device",),
+    "probe": ("net", "x", "y", "rate"),
 }
-"""The groups that a folder can add to, and what the network gives each option before the star; `place` if it asks."""
+"""The groups that a folder can add to, and what an option is given before the star; a `place` if it asks for one."""
 
 
 def modules(folder: str | None) -> dict[str, ModuleType]:
@@ -84,12 +86,22 @@ def _text(group: str, name: str, option: Callable[..., Any]) -> str:
         signature.bind(*FORMS[group], **keys, **dict.fromkeys({"place"} & {*signature.parameters}))
     except TypeError:
         form = f"{name}({', '.join([*FORMS[group], '*', 'key=value'])})"
-        raise Mistake(f"{where}{signature}: the network calls {form}, keys of its own as it likes") from None
+        raise Mistake(f"{where}{signature}: is called as {form}, keys of its own as it likes") from None
     for key, value in keys.items():
         if value is inspect.Parameter.empty:
             raise Mistake(f"{where}: {key} needs a usual value, as in {key}=1.0")
     about = (option.__doc__ or f"in {group}.py of options=FOLDER").strip().split("\n")[0]
+    package, values = group, {"name": name, **keys}
+    if group == "data":  # brings a network and a recipe, too
+        package, values = "_global_", _usual("data", "folder") | {"data": values}
+    elif group == "probe":
+        package, values = f"probe.{name}", _usual("probe", "activations") | keys
     try:
-        return f"# {about}\n{yaml.safe_dump({'name': name, **keys}, sort_keys=False)}"
+        return f"# @package {package}\n# {about}\n{yaml.safe_dump(values, sort_keys=False)}"
     except yaml.YAMLError:
         raise Mistake(f"{where}: usual values are numbers, words, true, false, null, and lists of them") from None
+
+
+def _usual(group: str, name: str) -> dict[str, Any]:
+    """What the YAML file of one of depthlab's options holds."""
+    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())

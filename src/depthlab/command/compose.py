@@ -50,7 +50,8 @@ def offered(words: Sequence[str], folder: str | None = None) -> Iterator[None]:
     try:
         for group, options in config.OWN.items():
             for name, text in options.items():
-                store.store(name, OmegaConf.create(text), group)
+                package = text.split("\n")[0].removeprefix("# @package ")
+                store.store(name, OmegaConf.create(text), group, package)
                 added.append((group, f"{name}.yaml"))
         yield
     finally:

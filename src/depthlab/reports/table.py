@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import experiment_rows, swept
+from depthlab.config import LATER, experiment_rows, swept
 from depthlab.reports.collect import Result, Row, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
@@ -23,6 +23,7 @@ CAPTIONS = {
 NO_BREAK = "\N{NO-BREAK SPACE}"
 NOTHING = ("none", "fixup")
 """Options of a group that are none: Fixup's scalars normalise nothing."""
+OPTIMIZER = "recipe.optimizer.name"
 STEPS = "steps.json"
 """What `scripts/steps.py` writes beside the runs: the time of a step of each line, relative to the first one's."""
 BESIDE = (
@@ -200,19 +201,21 @@ def missing(wanted: list[dict[str, Any]], seeds: list[int], rows: list[Row]) -> 
 
 def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
     """The rows of sweeps as typed, each a list like `depth=20,56`, `skip=none`; seeds are left out, and what is no
-    fact of a row: groups inside groups (`recipe/schedule`), and what a probe looks at.
+    fact of a row: a recipe's schedule, and what a probe looks at.
     """
     found = []
     for sweep in sweeps:
         typed = [(word.partition("=")[0], swept(word)) for word in sweep]
-        facts = [(k, values) for k, values in typed if k != "seed" and "/" not in k and not k.startswith("probe")]
+        facts = [(k, values) for k, values in typed if not k.startswith(("seed", "probe", "recipe/schedule"))]
         axes = [[_facts(k, v) for v in values] for k, values in facts]
         found += [{k: v for facts in chosen for k, v in facts.items()} for chosen in itertools.product(*axes)]
     return found
 
 
 def _facts(key: str, value: str) -> dict[str, Any]:
-    """`weights` and `{depth:20}` are the fact weights.depth=20."""
+    """`weights` and `{depth:20}` are weights.depth=20; `recipe/optimizer=sgd` is that there is no other."""
+    if key == "recipe/optimizer":
+        return {OPTIMIZER: value if value != LATER[OPTIMIZER] else None}
     if not value.startswith("{"):
         return {key: _value(value)}
     pairs = [pair.split(":") for pair in value.strip("{}").split(",")]

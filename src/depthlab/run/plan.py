@@ -48,8 +48,8 @@ class Plan:
 
     @property
     def labels(self) -> str:
-        """What has a label, images or pixels."""
-        return _gives(self.options["data"].func).labels
+        """What has a label, images or pixels; images where data of one's own do not say."""
+        return getattr(_gives(self.options["data"].func), "labels", "images")
 
     def finished(self) -> Record | None:
         """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
@@ -110,6 +110,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     twin = _twin(composed, values["weights"], choices)
     values["weights"] = _nested(values["weights"]) if twin else weights.given(values["weights"])
     mine = own.modules(values["options"])
+    looks = mine.pop("probe", None)
     mine = {group: module for group, module in mine.items() if config.named(values[group]) in config.public(module)}
     values["options"] = {group: module.digest for group, module in mine.items()} or None
     options = {group: config.bind(module, values[group], group) for group, module in (MODULES | mine).items()}
@@ -135,9 +136,10 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         if not isinstance(node, dict) or not {*HOUSE} <= {*node}:
             raise Mistake(f"probe.{name}: choose it as probe=[{name}]")
         settings = {key: node[key] for key in node.keys() - HOUSE}
-        measure = config.bind(probes, settings | {"name": name}, f"probe.{name}")
+        module = looks if looks and name in config.public(looks) else probes
+        measure = config.bind(module, settings | {"name": name}, f"probe.{name}")
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
-        measures.append(Probe(name, measure, **house))
+        measures.append(Probe(name, measure, **house, file=getattr(module, "digest", None)))
     planned = Plan(cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin)
     _check_labels(planned)
     with torch.device("meta"):

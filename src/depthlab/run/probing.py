@@ -25,6 +25,8 @@ class Probe:
     every: float | None
     split: str
     images: int | None
+    file: str | None = None
+    """The digest of one's own file that it is from."""
 
     def __post_init__(self) -> None:
         """Raises Mistake on an interval or a count that is not positive."""
@@ -35,7 +37,8 @@ class Probe:
     @property
     def settings(self) -> Record:
         """All that decides what it measures, save when."""
-        return {"split": self.split, "images": self.images} | self.measure.keywords
+        own = {"file": self.file} if self.file else {}
+        return {"split": self.split, "images": self.images} | self.measure.keywords | own
 
     def measured(self, run: Run, step: int) -> bool:
         """Whether it has measured at iteration `step` of a run, as it is set now."""
