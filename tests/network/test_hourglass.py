@@ -95,7 +95,7 @@ def test_is_the_papers_function(n, levels):
 
 
 def test_the_papers_size():
-    """Width 256, four levels, a hourglass more: counted by hand from Figures 3 and 4, without biases before norms."""
+    """Width 256, four levels: counted by hand from Figures 3 and 4, without biases before norms."""
     unit_ = 512 + 256 * 128 + 256 + 9 * 128 * 128 + 256 + 128 * 256
     glass = 14 * unit_ + 256 * 256 + 512 + 256 * 16 + 16
     led_back = 256 * 256 + 256 + 16 * 256 + 256
