@@ -108,10 +108,14 @@ def _one_thread():
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path) -> Command:
-    """`command("depth=20")` is `python train.py depth=20` in an empty folder: exit code, output, errors."""
+    """`command("depth=20")` is `python train.py depth=20` in an empty folder: exit code, output, errors.
+
+    The runs of a sweep stay in this process, as on a machine of one core.
+    """
     import train
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])

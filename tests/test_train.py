@@ -34,7 +34,7 @@ MISTAKES = {
     "init=looks_linear width=5": "init=looks_linear: pairs channels, and 5 is odd",
     "activation=mirrored_relu width=5": "activation=mirrored_relu: pairs channels, and 5 is odd",
     "activation=tailored activation.eta=1": "activation.eta=1.0: above 0 and under 1",
-    "init=fixup skip=none": "init=fixup: a plain network (skip=none) would be zero",
+    "init=fixup skip=none": "init=fixup: no unit has a shortcut (skip=none, or a U-Net)",
     "skip=stochastic_depth skip.survival=2": "skip.survival=2.0: a probability",
     "weight=dirac network=mlp": "weight=dirac: of convolutions, and network=mlp has none",
     "weight=standardize": "did you mean standardised?",
@@ -280,12 +280,14 @@ def test_a_run_of_another_config_in_the_same_directory_is_refused(command):
     assert "not this run's config" in outcome.err
 
 
-def test_the_readme_main_command_works_as_a_process(tmp_path):
+def test_the_readme_main_command_works_as_a_process_and_imports_no_compiler(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", *SHORT], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    typed = [sys.executable, "-X", "importtime", ROOT / "train.py", *SHORT]
+    done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    assert (done.returncode, done.stderr.count("\n")) == (0, done.stderr.count("import time:"))
+    assert "torch" in imported
+    assert "torch._dynamo" not in imported
     assert "tensorboard --logdir outputs" in done.stdout
 
 

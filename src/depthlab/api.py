@@ -166,6 +166,7 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1,
     """
     if name not in probes.__all__:
         raise one_of("probe", name, probes.__all__)
+    probes.check(name, str(getattr(net, "labels", "images")))
     usual = yaml.safe_load((CONFIGS / "probe" / f"{name}.yaml").read_text())
     own = {key: value for key, value in usual.items() if key not in HOUSE}
     measure = config.bind(probes, own | settings | {"name": name}, f"probe.{name}")

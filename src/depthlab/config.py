@@ -193,8 +193,8 @@ def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[lis
 
 
 def swept(word: str) -> list[str]:
-    """The values in `option=a,b`; `option={a:1,b:2}` is one."""
-    return re.split(r",(?![^{]*\})", word.partition("=")[2])
+    """The values in `option=a,b`; `option={a:1,b:2}` is one, and so is `option=[1,2]`."""
+    return re.split(r",(?![^{\[]*[}\]])", word.partition("=")[2])
 
 
 def runs(experiment: Mapping[str, Any], data: str) -> int:
@@ -232,7 +232,7 @@ def help_text() -> str:
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
     lines = [
         f"{'depthlab' if installed() else 'python train.py'} [option=value ...]",
-        "  -m sweeps over values with commas; -c job shows the config",
+        "  -m sweeps over values with commas, on all cores; -c job shows the config",
     ]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]

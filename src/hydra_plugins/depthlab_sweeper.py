@@ -1,11 +1,14 @@
-"""Hydra's basic sweep, which first checks all runs, skips the finished ones, and tells at the end how each went."""
+"""Hydra's basic sweep, which first checks all runs, skips the finished ones, does as many at once as fit into the
+machine, and tells at the end how each went.
+"""
 
 import logging
 import math
 import os
 import shlex
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("depthlab")
 
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+EXTRAS = {"submitit_local": "[slurm]", "submitit_slurm": "[slurm]", "ray": "[ray]"}
 """Launchers that are installed separately, and the extra that brings each."""
 REGISTER = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
 """What OmegaConf calls it."""
@@ -47,9 +50,7 @@ class DepthlabSweeper(BasicSweeper):
         self.by = config.hydra.runtime.choices["hydra/launcher"]
         package = config.hydra.launcher._target_.rpartition(".")[0].rpartition(".")[0]
         if find_spec(package) is None:
-            raise Mistake(
-                f"hydra/launcher={self.by}: not installed; pip install -e '.[{EXTRAS.get(self.by, self.by)}]'"
-            )
+            raise Mistake(f"hydra/launcher={self.by}: not installed; pip install -e '.{EXTRAS.get(self.by, '')}'")
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
@@ -83,7 +84,7 @@ class DepthlabSweeper(BasicSweeper):
             pairs.sort(key=_ranks(plans))
         jobs = {planned.run.path: (planned, job) for planned, job in pairs}
         done = {path: planned.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
-        left = {path: job for path, (_, job) in jobs.items() if not done.get(path)}
+        left = {path: pair for path, pair in jobs.items() if not done.get(path)}
         log.info(f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {len(jobs) - len(left)} done, {len(left)} to run")
         for summary in filter(None, done.values()):
             log.info(result(summary))
@@ -91,13 +92,13 @@ class DepthlabSweeper(BasicSweeper):
             _tell([planned for planned, _ in jobs.values()])
             return []
 
-        returns, ended = self._launch(left, plans[0].cfg)
+        returns, ended = self._launch(left)
         failed = {path: job._return_value for path, job in returns.items() if job.status is not JobStatus.COMPLETED}
         for path, reason in failed.items():
             log.error(f"{path.name}: failed: {reason}")
         _tell([planned for planned, _ in jobs.values()], failed)
         if ended:
-            log.error(f"{self.by} gave up; the same command continues: {ended}")
+            log.error(f"hydra/launcher={self.by} gave up; the same command continues: {ended}")
         log.info("tensorboard --logdir %s", shlex.quote(self.config.output_dir))
         report = "depthlab-report" if installed() else "python scripts/report.py"
         words = [str(plans[0].run.path.parent), *(f"--config-dir={folder}" for folder in FOLDERS[1:])]
@@ -106,25 +107,26 @@ class DepthlabSweeper(BasicSweeper):
             raise SystemExit(1)
         return [list(returns.values())]
 
-    def _launch(self, left: dict[Path, list[str]], cfg: Config) -> tuple[dict[Path, JobReturn], str | None]:
-        """Launches the runs; `cfg`: as of any. Gives what they returned, and the reason if some did not."""
-        import torch
+    def _launch(self, left: "dict[Path, tuple[Plan, list[str]]]") -> tuple[dict[Path, JobReturn], str | None]:
+        """Launches the runs. Gives what they returned, and the reason if some did not."""
+        from depthlab.run.console import overall
 
-        gpus, each = 0 if cfg.device.name == "cpu" else torch.cuda.device_count(), cfg.devices
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        runs = min(len(left), max(1, gpus // each if gpus else cores // (each * (cfg.threads or 1))))
-        machine = {"runs": runs, "threads": max(1, cores // runs), "gpus": gpus, "gpus_each": min(each, gpus)}
+        plans, start = [planned for planned, _ in left.values()], time.time()
+        machine = shared([planned.cfg for planned in plans])
         getattr(OmegaConf, REGISTER)("machine", lambda name: machine[name], replace=True)
         launcher, returns, ended = self.made(), {}, None
+        several = getattr(launcher, "joblib", {}).get("n_jobs", 1) != 1  # one of joblib's stays in this process
         paths, size = list(left), self.max_batch_size or len(left)
         if self.by == "submitit_local":  # it starts all that it gets, and each takes all cores
-            size = self.max_batch_size or runs
+            size = self.max_batch_size or machine["runs"]
             os.environ.setdefault("OMP_NUM_THREADS", str(machine["threads"]))
-        with handing_on() if self.by == "joblib" else nullcontext([]) as came:
+        costs = [planned.cfg.depth * max(1, _images(planned.cfg)) for planned in plans]
+        progress = overall(costs, lambda: [_share(planned, start) for planned in plans])
+        with handing_on() if several else nullcontext([]) as came, progress:
             for first in range(0, len(left), size):
                 batch = paths[first : first + size]
                 try:
-                    jobs = launcher.launch([left[path] for path in batch], initial_job_idx=first)
+                    jobs = launcher.launch([left[path][1] for path in batch], initial_job_idx=first)
                     returns.update(zip(batch, jobs, strict=True))
                 except Exception as error:
                     ended = one_line(error)
@@ -132,6 +134,23 @@ class DepthlabSweeper(BasicSweeper):
             log.info(f"stopped; to continue: {typed_again()}")
             raise SystemExit(128 + came[0])
         return returns, ended
+
+
+def shared(configs: Sequence[Config]) -> dict[str, int]:
+    """How the machine is shared: so many runs at once, and the threads and GPUs of each.
+
+    A run's threads are what its config says, all cores where it says nothing: it computes the same bits alone and
+    beside others, and one that takes all cores leaves none to another.
+    """
+    import joblib
+    import torch
+
+    cores, each = joblib.cpu_count(), max(cfg.devices for cfg in configs)
+    gpus = torch.cuda.device_count() if any(cfg.device.name != "cpu" for cfg in configs) else 0
+    fit = gpus // each if gpus else cores // max(cfg.devices * (cfg.threads or cores) for cfg in configs)
+    runs = max(1, fit if os.name == "posix" else 1)  # elsewhere no signal could be handed on to several
+    threads = max(1, cores // runs)
+    return {"runs": min(runs, len(configs)), "threads": threads, "gpus": gpus, "gpus_each": min(each, gpus)}
 
 
 def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, int]]":
@@ -144,10 +163,28 @@ def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, in
     ranks: dict[str, tuple[float, int]] = {}
     for place, planned in enumerate(plans):
         if (key := row(planned)) not in ranks:
-            cfg = planned.cfg
-            images = (cfg.recipe.iterations or 0) * cfg.recipe.batch if cfg.epochs is None else cfg.epochs * EPOCH
-            ranks[key] = multiply_adds(planned, (3, 32, 32), 10) * images, place
+            ranks[key] = multiply_adds(planned, (3, 32, 32), 10) * _images(planned.cfg), place
     return lambda pair: ranks[row(pair[0])]
+
+
+def _images(cfg: Config) -> float:
+    """How many images a run trains on, where that is only compared."""
+    return (cfg.recipe.iterations or 0) * cfg.recipe.batch if cfg.epochs is None else cfg.epochs * EPOCH
+
+
+def _share(planned: "Plan", start: float) -> float:
+    """How much of a run is done, by its files, from 0 to 1; of a repeated one only what came after `start` counts."""
+    cfg, home = planned.cfg, planned.run
+    try:
+        if cfg.rerun and home.config.stat().st_mtime < start:
+            return 0
+        if home.summary.exists():
+            return 1
+        last = home.records()[-1]
+    except (OSError, LookupError, Mistake):
+        return 0
+    all_of_it = cfg.recipe.iterations if cfg.epochs is None else cfg.epochs
+    return min(0.99, last["step" if cfg.epochs is None else "epoch"] / (all_of_it or 1))
 
 
 def _fitting(grid: list[list[str]], choices: Mapping[str, str], *, experiment: bool) -> list[list[str]]:

@@ -1,5 +1,7 @@
 """Scenes of digits, and the labels of their pixels."""
 
+import sys
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def made(**keys):
-    given = {"size": 32, "images": 40, "test_images": 30, "seed": 0, "validation": 0, "subset": None}
+    given = {"size": 32, "digits": 10, "images": 40, "test_images": 30, "seed": 0, "validation": 0, "subset": None}
     return scenes(CPU, **given | keys)
 
 
@@ -21,6 +23,8 @@ def test_shapes_and_classes():
     assert (x.shape, y.shape, y.dtype) == ((30, 1, 32, 32), (30, 32, 32), torch.int64)
     assert (data.classes, data.shape, data.images, data.size("validation")) == (11, (1, 32, 32), 30, 10)
     assert torch.equal(y.unique(), torch.arange(11))
+    few = made(digits=3)
+    assert (few.classes, few.first("train", 40)[1].max()) == (4, 3)
     x, y = next(data.batches(8, seed=0))
     assert (x.shape, y.shape) == ((8, 1, 32, 32), (8, 32, 32))
 
@@ -45,7 +49,7 @@ def test_digits_stand_out_from_their_background_and_touch():
 def test_test_scenes_are_of_digits_that_no_training_scene_has(monkeypatch):
     """With a digit's pixels as they are, alone on a still canvas, each is found in its own split alone."""
     for name, value in {"DIGITS": (1, 1), "SIDES": (8, 8), "NOISE": 0.0, "INK": 1e-9}.items():
-        monkeypatch.setattr(f"depthlab.data.scenes.{name}", value)
+        monkeypatch.setattr(sys.modules["depthlab.data.scenes"], name, value)
     known = digits(CPU, augment=False, normalize="none", validation=0, subset=None)
     forms = {split: {shape(x) for x in known.first(split, 2000)[0][:, 0]} for split in ("train", "test")}
     data = made(size=8)
@@ -63,6 +67,7 @@ def shape(x):
     ("keys", "told"),
     [
         ({"size": 19}, "data.size=19: from 20 to 1024 (digits are up to 20 pixels high)"),
+        ({"digits": 11}, "data.digits=11: from 1 to 10 (0, 1, and so on)"),
         ({"images": 0}, "data.images=0: from 1 to 1000000 (a count)"),
         ({"test_images": 0}, "data.test_images=0: from 1 to 1000000 (a count)"),
         ({"seed": -1}, "data.seed=-1: from 0 to 2147483647 (a seed)"),

@@ -44,7 +44,9 @@ def test_errors_of_pixels_are_scikit_learns_however_they_are_cut(size):
     total = torch.stack([task.counts(*pair) for pair in pairs]).double().sum(0)
     assert total.shape == (task.numbers,)
     found, said = task.metrics(total), logits.argmax(1)
-    for name, where in (("", torch.ones_like(labels, dtype=torch.bool)), ("border_", border(labels))):
+    everywhere = torch.ones_like(labels, dtype=torch.bool)
+    parts = {"": everywhere, "border_": border(labels), "interior_": ~border(labels)}
+    for name, where in parts.items():
         a, b = labels[where].numpy(), said[where].numpy()
         assert found[f"{name}error"] == pytest.approx(100 - 100 * accuracy_score(a, b))
         assert found[f"{name}iou"] == pytest.approx(100 * jaccard_score(a, b, average="macro"))
@@ -55,7 +57,9 @@ def test_errors_of_pixels_are_scikit_learns_however_they_are_cut(size):
 def test_without_a_border_there_is_no_error_there():
     logits, labels = drawn()
     task = OfPixels(5)
-    assert {*task.metrics(task.counts(logits, torch.zeros_like(labels)).double())} == {"error", "loss", "iou"}
+    assert {*task.metrics(task.counts(logits, torch.zeros_like(labels)).double())} == {
+        *("error", "loss", "iou", "interior_error", "interior_iou")
+    }
 
 
 def test_a_label_an_image_is_a_label_of_one_pixel():
@@ -70,7 +74,9 @@ def test_a_label_an_image_is_a_label_of_one_pixel():
 def test_the_loop_learns_labels_per_pixel():
     """A network of three convolutions learns where digits are; the running error is that of pixels."""
     torch.manual_seed(0)
-    data = scenes(torch.device("cpu"), size=24, images=64, test_images=16, seed=0, validation=0, subset=None)
+    data = scenes(
+        torch.device("cpu"), size=24, digits=10, images=64, test_images=16, seed=0, validation=0, subset=None
+    )
     convs = [nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 11, 3, 1, 1)]
     net = nn.Sequential(*convs)
     recipe = Recipe(

@@ -146,7 +146,7 @@ def _places() -> dict[str, Callable[[int], None]]:
         return inject
 
     return {
-        "killed in a step": place("torch", "optim.SGD.step", _after),
+        "killed in a step": place("depthlab.training.optimizer", "SGD.step", _after),
         "killed in a half-written checkpoint": place("torch", "save", _half_saved),
         "killed before a rename": place("os", "replace", _die),
         "killed after a rename": place("os", "replace", _after),
@@ -442,9 +442,8 @@ FAULTS["no file larger"] = _limit
 
 
 def sweep_killed(runs: int, kills: int) -> Callable[[Lab, random.Random], str]:
-    """Its workers and itself, under joblib, again and again; each time the same command continues it."""
-    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    sweep = [sys.executable, ROOT / "train.py", "-m", *RUN, f"seed=range({runs})", *joblib]
+    """Its workers and itself, two runs at once, again and again; each time the same command continues it."""
+    sweep = [sys.executable, ROOT / "train.py", "-m", *RUN, f"seed=range({runs})", "hydra.launcher.n_jobs=2"]
 
     def fault(lab: Lab, choice: random.Random) -> str:
         alone, folder = lab.folder(), lab.folder()

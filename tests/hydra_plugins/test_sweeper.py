@@ -2,9 +2,15 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import joblib
 import pytest
+import torch
+
+from hydra_plugins.depthlab_sweeper import shared
 
 GRID = ("-m", "skip=none,identity", "seed=0,1", "data=digits", "depth=8", "width=4", "recipe.iterations=2")
 
@@ -21,6 +27,16 @@ def test_seeds_are_one_result(command):
     assert f"  test error {sum(plain) / 2:.2f} ± {abs(plain[0] - plain[1]) / 2**0.5:.2f} %" in line
     again = command(*GRID).out.splitlines()
     assert line in again
+
+
+def test_a_terminal_shows_a_sweep_as_one_line(command, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    command(*GRID)
+    for again in ("rerun=true", "epochs=0.1"):
+        err = command(*GRID, again).err
+        assert "0%|" in err
+        assert "4 of 4 runs 100%|" in err
+        assert "images/s" not in err
 
 
 def test_a_failed_run_is_counted_and_not_averaged(command):
@@ -78,3 +94,32 @@ def test_longer_runs_are_dearer(command):
         *("-m", "recipe.iterations=3,2,1", "depth=8", "data=digits", "width=4", "order=cheapest", "output_dir=runs")
     ).out
     assert re.findall(r": finished.* (\d) iterations", said) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "left", "threads", "devices", "runs", "each"),
+    [
+        (1, 0, 9, [1], 1, 1, 1),
+        (2, 0, 9, [1], 1, 2, 1),
+        (64, 0, 270, [1], 1, 64, 1),
+        (64, 0, 5, [1], 1, 5, 1),  # the last ones do not get more threads, which would round otherwise
+        (64, 0, 270, [None], 1, 1, 64),  # all cores: one after another
+        (64, 0, 270, [8], 1, 8, 8),
+        (64, 0, 270, [1, 8], 1, 8, 8),
+        (64, 0, 270, [1, None], 1, 1, 64),
+        (64, 0, 270, [2], 4, 8, 8),
+        (2, 0, 9, [8], 1, 1, 2),
+        (64, 8, 270, [None], 1, 8, 8),
+        (64, 8, 270, [1], 2, 4, 16),
+        (2, 1, 9, [1], 1, 1, 2),
+    ],
+)
+def test_how_the_machine_is_shared(monkeypatch, cores, gpus, left, threads, devices, runs, each):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    configs = [
+        SimpleNamespace(device=SimpleNamespace(name="auto"), devices=devices, threads=threads[n % len(threads)])
+        for n in range(left)
+    ]
+    given = shared(configs)
+    assert (given["runs"], given["threads"], given["gpus_each"]) == (runs, each, min(devices, gpus))

@@ -108,7 +108,7 @@ def test_mistakes(depth, block, message):
 
 
 def test_its_units_add():
-    with pytest.raises(Mistake, match=r"^skip=concat: the join of network=densenet"):
+    with pytest.raises(Mistake, match=r"^skip=concat: joins in network=densenet"):
         build(6, None, join=skip.concat)
 
 

@@ -1,5 +1,7 @@
 """Norms against torch's own, or against a transcription of their paper in numpy."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,37 @@ def test_batch_is_torchs(shape, twin):
         same(ours(x).detach(), theirs(x).detach(), 0)
     assert all(tensor.equal(theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
     same(ours.eval()(x).detach(), theirs.eval()(x).detach(), 0)
+
+
+@pytest.mark.parametrize("images", [128, 37])
+def test_batch_has_float32s_bits_in_cifars_first_stage(images):
+    """Torch alone is off by hundreds of u = 2^-24 there (findings/batch_norm_channels_last.sh)."""
+    u, net = 2**-24, norm.batch(16)
+    exact = copy.deepcopy(net).double()
+    x = (2 * torch.randn(images, 16, 32, 32) + 1).to(memory_format=torch.channels_last)
+    y, y_exact = (module(given).detach() for module, given in ((net, x), (exact, x.double())))
+    assert (y - y_exact).norm() < 8 * u * y.norm()
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    for found, wanted in zip(net.buffers(), exact.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted.to(found.dtype), rtol=16 * u, atol=16 * u)
+
+
+@pytest.mark.parametrize("wanted", [(True, True, True), (False, True, True), (True, False, False)])
+def test_batchs_gradient_in_parts_is_that_of_the_whole(wanted):
+    net = norm.batch(8)
+    with torch.no_grad():
+        net.weight.uniform_(0.5, 2)
+        net.bias.normal_()
+    x = torch.randn(33, 8, 16, 16).to(memory_format=torch.channels_last)
+    towards, found = torch.randn_like(x), []
+    for dtype in (torch.float32, torch.float64):
+        module, given = copy.deepcopy(net).to(dtype), x.to(dtype).requires_grad_(wanted[0])
+        module.weight.requires_grad_(wanted[1])
+        module.bias.requires_grad_(wanted[2])
+        leaves = [leaf for leaf in (given, module.weight, module.bias) if leaf.requires_grad]
+        found.append(torch.autograd.grad(module(given), leaves, towards.to(dtype)))
+    for ours, exact in zip(*found, strict=True):
+        assert (ours - exact).norm() < 1e-5 * exact.norm()
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_mistakes(family, depth, block, message):
 
 
 def test_its_units_add():
-    with pytest.raises(Mistake, match=r"^skip=concat: the join of network=densenet"):
+    with pytest.raises(Mistake, match=r"^skip=concat: joins in network=densenet"):
         cifar(8, join=skip.concat)
 
 

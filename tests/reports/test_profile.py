@@ -98,7 +98,8 @@ def test_a_sketch_writes_powers_of_ten_as_they_are_read():
     shown = sketch({"loss": [1e-3, 1.0, 1e3]})
     assert shown is not None
     shown.canvas.draw()
-    assert "10⁻²" in [tick.get_text() for tick in shown.axes[0].get_yticklabels()]
+    ticks = {tick.get_text() for tick in shown.axes[0].get_yticklabels()}
+    assert ticks & {"10⁻²", "10⁻³"}  # which of them depends on matplotlib's version
 
 
 def test_a_sketch_has_a_panel_a_list_and_none_for_numbers_alone():

@@ -1,13 +1,14 @@
 """What the console shows, and how long a run will take."""
 
 import logging
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from depthlab.run import console
-from depthlab.run.console import Progress, log_to_console, logging_to
+from depthlab.run.console import Progress, log_to_console, logging_to, overall
 
 
 class Clock(SimpleNamespace):
@@ -38,7 +39,7 @@ def estimates(clock, progress, each, count):
 @pytest.mark.parametrize("each", [0.001, 0.05, 0.5, 10.0])
 @pytest.mark.parametrize(("steps", "done", "evaluations"), [(1000, 0, 0.0), (1000, 600, 0.0), (64_000, 0, 9000.0)])
 def test_the_time_to_go_is_told_once_and_right(clock, each, steps, done, evaluations):
-    with Progress(None, steps, done, 128, evaluations, dict) as progress:
+    with Progress(True, steps, done, 128, evaluations, dict) as progress:
         told = estimates(clock, progress, each, 100)
     (position,) = [number for number, seconds in enumerate(told) if seconds is not None]
     truth = each * (steps - done - (position + 1) + evaluations)
@@ -48,7 +49,7 @@ def test_the_time_to_go_is_told_once_and_right(clock, each, steps, done, evaluat
 
 
 def test_a_run_of_a_few_iterations_says_nothing(clock):
-    with Progress(None, 5, 0, 128, 1.0, dict) as progress:
+    with Progress(True, 5, 0, 128, 1.0, dict) as progress:
         assert estimates(clock, progress, 0.1, 5) == [None] * 5
 
 
@@ -61,13 +62,36 @@ def test_the_bar_counts_images_and_shows_the_error(clock, monkeypatch, capsys):
 
     tqdm = console.tqdm
     monkeypatch.setattr(console, "tqdm", terminal)
-    with Progress("a run", 10, 4, 128, 0.0, lambda: {"train_error": 12.34}) as progress:
+    with Progress(True, 10, 4, 128, 0.0, lambda: {"train_error": 12.34}) as progress:
         assert (made["bar"].n, made["bar"].total) == (4 * 128, 1280)
         clock.now += 1
         progress.step()
         assert made["bar"].n == 5 * 128
         assert made["bar"].postfix == "train error 12.3 %"
     assert made["bar"].disable  # closed
+
+
+def test_the_bar_of_one_of_many_is_not_shown(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress(False, 10, 0, 128, 0.0, dict) as progress:
+        assert progress.bar.disable
+
+
+def test_a_whole_sweep_is_one_line(monkeypatch, capsys):
+    """Of three runs the first was half done before; the second is dear."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shares = [0.5, 0, 0]
+    with overall([1, 8, 1], lambda: shares):
+        shares[:] = [1, 0.5, 0]
+    shown = capsys.readouterr().err.split("\r")
+    assert any(line.startswith("0 of 3 runs   5%|") for line in shown)
+    assert any(line.startswith("1 of 3 runs  50%|") for line in shown)
+
+
+def test_without_a_terminal_a_sweep_draws_nothing(capsys):
+    with overall([1], lambda: [0]):
+        pass
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.fixture

@@ -1,8 +1,30 @@
 """What is said about a run."""
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from depthlab.run.describe import changed, duration, made_with
+from depthlab.command.compose import compose
+from depthlab.run.describe import changed, duration, made_with, multiply_adds
+from depthlab.run.plan import plan
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "depth=14",
+        "depth=14 skip=conv weight=standardised norm=group",
+        "depth=11 skip=shortcut_gate norm=instance block=bottleneck width=4",
+        "depth=14 skip=none weight=dirac norm=layer",
+        "depth=13 network=densenet skip=concat unit=preact",
+        "depth=5 network=mlp block=single",
+    ],
+)
+def test_multiply_adds_are_those_that_torch_counts(options):
+    made = plan(*compose(f"data=digits {options}".split()))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        made.build((3, 8, 8), 5).eval()(torch.zeros(1, 3, 8, 8))
+    assert multiply_adds(made, (3, 8, 8), 5) == counter.get_total_flops() / 2 > 0
 
 
 @pytest.mark.parametrize(

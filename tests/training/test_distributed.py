@@ -9,7 +9,6 @@ import sys
 import time
 from contextlib import ExitStack
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -255,9 +254,8 @@ def test_what_stops_one_stops_and_saves_all_and_any_number_goes_on(command, star
     assert close(records(tmp_path / "outputs"), records(tmp_path / "undisturbed"), 1e-5)
 
 
-@pytest.mark.skipif(find_spec("joblib") is None, reason="not installed")
 def test_a_sweep_of_runs_of_two_processes_in_workers(start, tmp_path):
-    options = (*LONG, "epochs=1", "devices=2", "seed=0,1", "hydra/launcher=joblib")
+    options = (*LONG, "epochs=1", "devices=2", "seed=0,1", "hydra.launcher.n_jobs=2")
     process = start(ROOT / "train.py", "-m", *options)
     out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, "")

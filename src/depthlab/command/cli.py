@@ -31,11 +31,13 @@ def task(cfg: DictConfig) -> None:
     """One run; in a sweep an error belongs to its run alone."""
     from depthlab.run.start import run  # torch only now: --help and completion need none
 
-    sweep, choices = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().runtime.choices
+    hydra = HydraConfig.get()
+    sweep = hydra.mode is RunMode.MULTIRUN
     with nullcontext() if sweep else told_in_one_line(config.keys, config.owners):
-        if not sweep and (launcher := choices["hydra/launcher"]) != "basic":
-            raise Mistake(f"hydra/launcher={launcher}: starts the runs of a sweep; add -m")
-        run(cfg, choices, brief=sweep)
+        for word in hydra.overrides.hydra:
+            if not sweep and word.startswith("hydra/launcher="):
+                raise Mistake(f"{word}: starts the runs of a sweep; add -m")
+        run(cfg, hydra.runtime.choices, brief=sweep)
 
 
 main = hydra.main(**config.VERSION_BASE, config_path=str(config.CONFIGS), config_name="train")(task)

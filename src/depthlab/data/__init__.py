@@ -6,7 +6,9 @@ from depthlab.data.folder import folder
 from depthlab.data.handwritten import digits
 from depthlab.data.images import imagenet
 from depthlab.data.line import line
+from depthlab.data.masks import masks
 from depthlab.data.patterns import synthetic
+from depthlab.data.scenes import scenes
 from depthlab.data.signals import mnist1d
 
-__all__ = ["cifar10", "cifar100", "digits", "folder", "imagenet", "line", "mnist1d", "synthetic"]
+__all__ = ["cifar10", "cifar100", "digits", "folder", "imagenet", "line", "masks", "mnist1d", "scenes", "synthetic"]

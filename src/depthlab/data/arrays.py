@@ -1,7 +1,7 @@
 """Data sets that are held whole on the device as bytes; a batch is gathered, normalised and augmented there."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from depthlab.data.dataset import cut, divide, generator, stream
-from depthlab.data.task import OfImages, Task
+from depthlab.data.task import OfImages, OfPixels, Task
 from depthlab.errors import one_of, within
 
 Normalize = Literal["pixel_mean", "channel", "imagenet", "none"]
@@ -30,6 +30,7 @@ class Arrays:
     None. Mistake if any of these is out of range.
     """
 
+    labels = "images"
     task: Task = OfImages()
     part, views = (0, 1), 1
 
@@ -109,6 +110,16 @@ class Arrays:
         if split not in self._parts:
             raise one_of("split", split, self.splits)
         return self._parts[split]
+
+
+class PixelArrays(Arrays):
+    """The same with a label a pixel, (n, height, width)."""
+
+    labels = "pixels"
+
+    def __init__(self, *parts: np.ndarray | Tensor, classes: int, **keys: Any) -> None:
+        super().__init__(*parts, classes=classes, **keys)
+        self.task = OfPixels(classes)
 
 
 def nchw(x: Tensor) -> Tensor:

@@ -18,8 +18,10 @@ Rows = TypeVar("Rows", bound=Tensor | Sequence)
 class DataSet(Protocol):
     """Labelled images: an endless stream of training batches, and fixed splits to evaluate on."""
 
+    labels: str
+    """What has a label: `images`, or `pixels`."""
     task: Task
-    """What a label is of, an image or a pixel, and how the network is judged."""
+    """What the network learns, and how it is judged."""
     classes: int
     """How many classes; labels are 0 to classes - 1."""
     shape: tuple[int, int, int]

@@ -1,9 +1,10 @@
 """Small images of one's own, held whole on the device: a folder of class folders, or an .npz of arrays."""
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from depthlab.errors import Mistake
 
 SPLITS = ("train", "test")
 NAMES = ("x_train", "y_train", "x_test", "y_test")
-EXPECTED = f"expected a folder that holds train/CLASS/* and test/CLASS/*, or an .npz with {', '.join(NAMES)}"
+EXPECTED = "expected a folder that holds train/CLASS/* and test/CLASS/* (of data=masks, images and masks for CLASS)"
+EXPECTED += f", or an .npz with {', '.join(NAMES)}"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif"}
 """How the name of an image file ends; other files are passed over."""
 
@@ -36,7 +38,7 @@ def folder(
     whole numbers from 0 on. The key `content`, the digest of that name, decides nothing here. Other keys: see
     `Arrays`. Mistake, which names the file, where the images are not so.
     """
-    path = _path(root)
+    path = located(root)
     train_x, train_y, test_x, test_y = _arrays(path) if path.is_file() else _images(path)
     if train_x.shape[1:] != test_x.shape[1:]:
         raise Mistake(
@@ -61,8 +63,8 @@ def content(root: str | None, expected: str | None) -> str:
 
     Files are read again only where a name, a size or a time differs from the last call's.
     """
-    path = _path(root)
-    files = [path] if path.is_file() else [f for split in _listed(path).values() for c in split.values() for f in c]
+    path = located(root)
+    files = [path] if path.is_file() else [f for split in listed(path).values() for c in split.values() for f in c]
     found = _digest(path, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
     if expected not in (None, found):
         raise Mistake(f"data.content={expected}: data.root={root} now holds other images ({found})")
@@ -78,14 +80,15 @@ def _digest(path: Path, files: tuple[tuple[str, int, int], ...]) -> str:
     return sha.hexdigest()[:16]
 
 
-def _path(root: str | None) -> Path:
+def located(root: str | None) -> Path:
+    """The folder or file at `root`. Mistake where there is none."""
     path = Path(root or "").expanduser()
     if root is None or not path.exists():
         raise Mistake(f"data.root={'null' if root is None else root}: {EXPECTED}")
     return path
 
 
-def _listed(root: Path) -> dict[str, dict[str, list[Path]]]:
+def listed(root: Path) -> dict[str, dict[str, list[Path]]]:
     """The image files of each class of each split, by name; hidden files and folders are passed over."""
     splits = {}
     for split in SPLITS:
@@ -112,39 +115,52 @@ def _listed(root: Path) -> dict[str, dict[str, list[Path]]]:
 
 
 def _images(root: Path) -> list[np.ndarray]:
-    splits = _listed(root)
-    pixels, first = {}, None
-    for split, classes in splits.items():
-        files = [file for files in classes.values() for file in files]
-        pixels[split] = [_pixels(file) for file in files]
-        for file, image in zip(files, pixels[split], strict=True):
+    splits = listed(root)
+    images = stacked(root, {split: [f for files in c.values() for f in files] for split, c in splits.items()}, pixels)
+    labels = {s: np.repeat(np.arange(len(c)), [len(files) for files in c.values()]) for s, c in splits.items()}
+    return [part for split in splits for part in (images[split], labels[split])]
+
+
+def stacked(
+    root: Path, splits: Mapping[str, Sequence[Path]], read: Callable[[Any], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The files of each split, (n, height, width, channels), each as `read` makes it of an opened image. Mistake
+    where one cannot be decoded or has another size than the first.
+    """
+    found, first = {}, None
+    for split, files in splits.items():
+        found[split] = [_decoded(file, read) for file in files]
+        for file, image in zip(files, found[split], strict=True):
             first = first or (file, image.shape[:2])
             if image.shape[:2] != first[1]:
                 (h, w), (height, width) = image.shape[:2], first[1]
                 raise Mistake(
                     f"data.root={root}: {file.relative_to(root)} has {h}x{w} pixels, {first[0].relative_to(root)} "
-                    f"{height}x{width}; resize them to one size, or take data=imagenet, which crops"
+                    f"{height}x{width}; resize them to one size (of labels of images, data=imagenet crops them)"
                 )
-    channels = max(image.shape[2] for images in pixels.values() for image in images)
-    made = []
-    for split, classes in splits.items():
-        made.append(np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in pixels[split]]))
-        made.append(np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()]))
-    return made
+    channels = max(image.shape[2] for images in found.values() for image in images)
+    return {
+        split: np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
+        for split, images in found.items()
+    }
 
 
-def _pixels(file: Path) -> np.ndarray:
-    """The bytes (height, width, 1 or 3) of an image file."""
+def pixels(opened: Any) -> np.ndarray:
+    """The bytes (height, width, 1 or 3) of an opened image."""
+    if opened.mode[0] in "IF":
+        raise ValueError(f"{opened.mode}: more than 8 bits a channel")
+    grey = opened.mode in ("1", "L", "LA")
+    image = np.array(opened.convert("L" if grey else "RGB"))
+    return image[..., None] if grey else image
+
+
+def _decoded(file: Path, read: Callable[[Any], np.ndarray]) -> np.ndarray:
     from PIL import Image
 
     kind(str(file))  # too many pixels are told
     try:
         with Image.open(file, formats=FORMATS) as opened:
-            if opened.mode[0] in "IF":
-                raise ValueError(f"{opened.mode}: more than 8 bits a channel")
-            grey = opened.mode in ("1", "L", "LA")
-            image = np.array(opened.convert("L" if grey else "RGB"))
-            return image[..., None] if grey else image
+            return read(opened)
     except Exception as error:  # of any kind: each format has its own
         raise Mistake(f"data.root: {file} cannot be decoded ({' '.join(str(error).split())[:200]})") from error
 

@@ -94,6 +94,7 @@ class Folders:
     `centred` (3, size, size), and `cropped`, unless None, (10, 3, size, size).
     """
 
+    labels = "images"
     task: Task = OfImages()
     part = (0, 1)
 

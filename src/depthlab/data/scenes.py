@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from depthlab.data.arrays import Arrays
-from depthlab.data.task import OfPixels
+from depthlab.data.arrays import PixelArrays
 from depthlab.errors import within
 
 DIGITS = (2, 5)
@@ -21,32 +20,43 @@ NOISE = 0.12
 
 
 def scenes(
-    device: torch.device, *, size: int, images: int, test_images: int, seed: int, validation: int, subset: int | None
-) -> Arrays:
-    """Grey images of `size` x `size` pixels; labels 0, the background, and 1 + d on the ink of a digit d.
+    device: torch.device,
+    *,
+    size: int,
+    digits: int,
+    images: int,
+    test_images: int,
+    seed: int,
+    validation: int,
+    subset: int | None,
+) -> PixelArrays:
+    """Grey images of `size` x `size` pixels; labels 0, the background, and 1 + d on the ink of a digit d, of the
+    first so many `digits`.
 
     Each scene has 2 to 5 of the embedded digits, 10 to 20 pixels high, each somewhere or, half the time, beside or on
     the one before, which it covers: so they touch and overlap. Ink is of a darkness of its own, on a background that
     is lighter at one side, with noise on all. Test scenes are made of the digits that are test images in `digits`,
     training scenes of the others. A pure function of `seed`, whatever the run's. Normalised by channel.
 
-    Mistake if `size` has no room for a digit, or a count is below 1.
+    Mistake if `size` has no room for a digit, or a number is out of range.
     """
     within("data.size", size, SIDES[1], 1024, f"digits are up to {SIDES[1]} pixels high")
+    within("data.digits", digits, 1, 10, "0, 1, and so on")
     for key, given in (("images", images), ("test_images", test_images)):
         within(f"data.{key}", given, 1, 10**6, "a count")
     within("data.seed", seed, 0, 2**31 - 1, "a seed")
     with np.load(Path(__file__).with_name("digits.npz")) as file:
-        ink, classes = file["x"] / 16, file["y"]
+        chosen = file["y"] < digits
+        ink, classes = file["x"][chosen] / 16, file["y"][chosen]
     test = np.arange(len(classes)) % 5 == 0
     made = []
     for split, (those, count) in enumerate(((~test, images), (test, test_images))):
         chance = np.random.default_rng([seed, split])
         drawn = [scene(ink[those], classes[those], size, chance) for _ in range(count)]
         made += [np.stack([image for image, _ in drawn])[..., None], np.stack([labels for _, labels in drawn])]
-    data = Arrays(
+    return PixelArrays(
         *made,
-        classes=11,
+        classes=1 + digits,
         device=device,
         scale=255,
         augment=False,
@@ -55,8 +65,6 @@ def scenes(
         subset=subset,
         test_subset=None,
     )
-    data.task = OfPixels(11)
-    return data
 
 
 def scene(

@@ -1,5 +1,6 @@
 """What is asked of a network: a label for each image, or one for each pixel; its loss and its errors."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -11,12 +12,18 @@ BORDER = 2
 
 
 class Task(Protocol):
-    """How a network is judged: of each batch by `counts`, which are summed over batches and processes, and of the
-    sums by `metrics`. The loss is the mean cross-entropy over all labels.
+    """What a network learns, `loss`, and how it is judged: of each batch by `counts`, which are summed over batches
+    and processes, and of the sums by `metrics`. Its loss is the mean cross-entropy over all labels.
     """
 
     numbers: int
     """How many counts there are."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What training lowers. A network that says several times what it sees gives (times, N, classes, ...) in
+        training; their losses are added (Newell et al. 2016, section 3.2, intermediate supervision).
+        """
+        ...
 
     def counts(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sums over a batch: (numbers,), the first three the loss, the share of wrong labels and 1 for each image."""
@@ -31,6 +38,11 @@ class OfImages:
     """A label an image: logits (N, classes), labels (N,)."""
 
     numbers = 3
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Task.loss`."""
+        first, *more = [functional.cross_entropy(said, labels) for said in times(logits, labels)]
+        return sum(more, first)
 
     def counts(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Task.counts`."""
@@ -49,7 +61,7 @@ class OfPixels(OfImages):
     Besides error and loss, all in percent: `iou`, intersection over union of the pixels that are and that are called
     of a class, in all images together, mean over the classes that are or are called (Everingham et al. 2010, section
     4.1.2); `border_error` and `border_iou`, the same of the border alone, the pixels within two rows and columns of
-    one of another class, where there are any.
+    one of another class, `interior_error` and `interior_iou` of all others, where there are any.
     """
 
     def __init__(self, classes: int) -> None:
@@ -65,8 +77,8 @@ class OfPixels(OfImages):
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         """See `Task.metrics`."""
-        found = super().metrics(counts)
-        for name, confusion in zip(("", "border_"), counts[3:].view(2, self.classes, self.classes), strict=True):
+        found, (whole, edge) = super().metrics(counts), counts[3:].view(2, self.classes, self.classes)
+        for name, confusion in (("", whole), ("border_", edge), ("interior_", whole - edge)):
             right, either = confusion.diagonal(), confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
             if confusion.any():
                 found[f"{name}error"] = 100 - 100 * (right.sum() / confusion.sum()).item()
@@ -74,9 +86,14 @@ class OfPixels(OfImages):
         return found
 
 
+def times(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """The logits of each time that the network says what it sees, the last one the answer."""
+    return [logits] if logits.dim() == labels.dim() + 1 else logits.unbind()
+
+
 def wrong(logits: Tensor, labels: Tensor) -> Tensor:
     """How many images are labelled wrongly; where each pixel has a label, the sum of the images' shares of those."""
-    return (logits.argmax(1) != labels).sum() / labels[0].numel()
+    return (times(logits, labels)[-1].argmax(1) != labels).sum() / labels[0].numel()
 
 
 def border(labels: Tensor) -> Tensor:

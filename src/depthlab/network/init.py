@@ -19,6 +19,8 @@ from depthlab.errors import Mistake
 GAINS = {"relu": sqrt(2), "tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0}
 GAINS |= {"leaky_relu": sqrt(2), "tailored": 1.0, "mirrored_relu": 1.0}
 
+ZERO = "no unit has a shortcut (skip=none, or a U-Net), and the network would be zero and not train"
+
 
 class _Unit(Protocol):
     branch: nn.Module
@@ -127,7 +129,7 @@ def fixup(net: _Net) -> None:
     _fill(net, lambda w: _draw(w, gain / sqrt(_fans(w)["fan_in"]), "normal"), False)
     last = [list(_layers(net))[-1]]
     if not units:
-        raise Mistake("init=fixup: a plain network (skip=none) would be zero and not train")
+        raise Mistake(f"init=fixup: {ZERO}")
     for unit in units:
         *layers, end = _layers(unit.branch)
         last.append(end)
@@ -186,7 +188,7 @@ def _zero_last(net: _Net, zero_last: bool) -> None:
     if not zero_last:
         return
     if not (units := _skipping(net)):
-        raise Mistake("init.zero_last=true: a plain network (skip=none) would be zero and not train")
+        raise Mistake(f"init.zero_last=true: {ZERO}")
     for unit in units:
         for parameter in unit.last.parameters():
             nn.init.zeros_(parameter)

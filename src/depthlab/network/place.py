@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -32,7 +32,12 @@ ALONE = Place()
 
 def at(option: Callable[..., T], place: Place) -> Callable[..., T]:
     """The option with its place, if it asks for one."""
-    return partial(option, place=place) if "place" in inspect.signature(option).parameters else option
+    return partial(option, place=place) if _asks(getattr(option, "func", option)) else option
+
+
+@cache
+def _asks(function: Callable[..., object]) -> bool:
+    return "place" in inspect.signature(function).parameters
 
 
 def named(option: Callable[..., object]) -> str:

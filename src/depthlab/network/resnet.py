@@ -104,7 +104,7 @@ def resnet(
 def added(join: nn.Module | None) -> nn.Module | None:
     """The join of a unit that gives as many channels as it takes. Raises Mistake on one that concatenates."""
     if isinstance(join, concat):
-        raise Mistake("skip=concat: the join of network=densenet; the units of other networks add (skip=identity)")
+        raise Mistake("skip=concat: joins in network=densenet and network=unet; the others add (skip=identity)")
     return join
 
 
@@ -112,14 +112,17 @@ class Network(nn.Module):
     """stem -> stages of units -> tail -> head: images (N, C, H, W) -> logits (N, classes).
 
     `block` and `activation` are the names of its options; from the latter an init takes the gain. With `recompute`
-    training keeps only what passes between units.
+    training keeps only what passes between units. `labels`: what it labels, images or pixels. A network that says
+    several times what it sees, in training, says it `once`, at the end, where that is set.
     """
 
     activation: str
     recompute: bool = False
+    once: bool = False
+    labels = "images"
 
     def __init__(
-        self, stem: nn.Sequential, stages: Sequence[nn.Sequential], tail: nn.Sequential, head: nn.Linear, block: str
+        self, stem: nn.Sequential, stages: Sequence[nn.Module], tail: nn.Sequential, head: nn.Linear, block: str
     ) -> None:
         super().__init__()
         self.block = block

@@ -16,24 +16,24 @@ Values = dict[str, Any]
 
 @contextmanager
 def untouched(net: nn.Module) -> Iterator[None]:
-    """Inside, nothing is recomputed and a probe may do what it likes; weights, running statistics, gradients, modes
-    and random streams are then put back, bit for bit, whatever happened.
+    """Inside, nothing is recomputed, the network says once what it sees, and a probe may do what it likes; weights,
+    running statistics, gradients, modes and random streams are then put back, bit for bit, whatever happened.
     """
     modes = [(module, module.training) for module in net.modules()]
     gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     for parameter, _ in gradients:
         parameter.grad = None
-    recomputes = isinstance(net, Network) and net.recompute
+    ways = (net.recompute, net.once) if isinstance(net, Network) else (False, False)
     if isinstance(net, Network):
-        net.recompute = False  # a second pass would set off a probe's hooks again
+        net.recompute, net.once = False, True  # a second pass would set off a probe's hooks again
     devices = {tensor.device for tensor in state.values() if tensor.is_cuda}
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
         if isinstance(net, Network):
-            net.recompute = recomputes
+            net.recompute, net.once = ways
         with torch.no_grad():
             for name, tensor in net.state_dict().items():
                 tensor.copy_(state[name])

@@ -50,13 +50,13 @@ class Result:
 
     def value(self, metric: str) -> float:
         """A metric of the last epoch, errors in %, or a probe's last number, `probe.key`; nan if it was not measured;
-        100 % or infinite if the run diverged before it was.
+        of a run that diverged before it was, an error is 100 %, an intersection over union 0, anything else infinite.
         """
         probe, _, key = metric.rpartition(".")
         looks = self.at_end(probe)
         value = looks[-1].get(key) if looks else None if probe else self.summary["final"].get(metric)
         if value is None and self.summary["status"] == "diverged":
-            return 100.0 if metric.endswith("_error") else math.inf
+            return {"error": 100.0, "iou": 0.0}.get(metric.rpartition("_")[2], math.inf)
         return math.nan if value is None else value
 
 

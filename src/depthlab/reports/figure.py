@@ -286,8 +286,8 @@ def panels_of(rows: list[Row]) -> dict[str, list[Row]]:
     rows = _plain_first(rows)
     kinds = {row.facts.get("skip") == "none" for row in rows}
     for row in rows:
-        plain = "plain" if row.facts.get("skip") == "none" else "residual"
-        panels[_kind(row) if differ_in_depth(rows) else plain if len(kinds) > 1 else ""].append(row)
+        named = _words(row)["skip=none" if row.facts.get("skip") == "none" else "skip=identity"]
+        panels[_kind(row) if differ_in_depth(rows) else named if len(kinds) > 1 else ""].append(row)
     split: dict[str, list[Row]] = {}
     for title, inside in panels.items():
         firsts = [row.label.split(" ")[0] for row in inside]
@@ -299,8 +299,15 @@ def panels_of(rows: list[Row]) -> dict[str, list[Row]]:
 
 def _kind(row: Row) -> str:
     """A row's label without its depth, with the papers' words for the two kinds of networks."""
-    words = {"skip=none": "plain", "skip=identity": "residual"}
+    words = _words(row)
     return " ".join(words.get(word, word) for word in row.label.split(" ") if not word.startswith("depth="))
+
+
+def _words(row: Row) -> dict[str, str]:
+    """What a person calls the networks without and with a skip: where it joins levels, they are not residual."""
+    levels = row.facts.get("network.name") in ("hourglass", "unet")
+    without, joined = ("not connected", "connected") if levels else ("plain", "residual")
+    return {"skip=none": without, "skip=identity": joined}
 
 
 def key_of(row: Row, panel: list[Row], by_depth: bool) -> str:

@@ -29,6 +29,7 @@ from depthlab.reports.figure import (
     panels_of,
     styles_of,
 )
+from depthlab.reports.seen import pictures, side_by_side
 from depthlab.reports.verdict import matches
 
 THEORY: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (4, 2))}
@@ -37,11 +38,14 @@ Spec = dict[str, Any]
 value), `of` (facts of the rows to show), `theory` (each `of`, and `factor`, `step` or `value`, maybe `at`,
 `backwards`). Over depth, `lines`: by name each `y`, a number, and maybe `predicted`, a metric and the level whose
 crossing is a vertical line. With `against`, a number of the summary as the parameters, `y` is a metric over it, and
-`lines` holds by name the facts of each line's rows."""
+`lines` holds by name the facts of each line's rows. With `pictures`, by name the facts of a row each, it shows what
+they see (`predictions.said`)."""
 
 
 def drawn(spec: Spec, rows: list[Row]) -> Figure:
     """The figure of rows that all have such a value, by its kind: a number, a list, or a list of lists."""
+    if "pictures" in spec:
+        return pictures(rows, spec)
     if "against" in spec:
         return against(rows, spec)
     if "lines" in spec:
@@ -189,6 +193,8 @@ def surface(rows: list[Row], spec: Spec) -> Figure:
 @rc_context(STYLE)
 def sketch(values: dict[str, Any]) -> Figure | None:
     """What one look of a probe gave, for TensorBoard: a small panel a list; None if it gave numbers alone."""
+    if "said" in values:
+        return side_by_side({"network": values})
     lists = {k: v for k, v in values.items() if isinstance(v, list) and len(v) > 1 and not isinstance(v[0], str)}
     lists = {k: v for k, v in lists.items() if k not in ("alpha", "beta")}
     if not lists:

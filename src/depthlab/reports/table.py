@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import experiment_rows, swept
+from depthlab.config import LATER, experiment_rows, swept
 from depthlab.reports.collect import Result, Row, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
@@ -23,6 +23,7 @@ CAPTIONS = {
 NO_BREAK = "\N{NO-BREAK SPACE}"
 NOTHING = ("none", "fixup")
 """Options of a group that are none: Fixup's scalars normalise nothing."""
+OPTIMIZER = "recipe.optimizer.name"
 STEPS = "steps.json"
 """What `scripts/steps.py` writes beside the runs: the time of a step of each line, relative to the first one's."""
 BESIDE = (
@@ -46,7 +47,7 @@ class Sheet:
     measured: list[tuple[dict[str, Any], list[Row]]]
     """The experiment's figures of what probes measured, each with its rows."""
     metrics: list[str]
-    """What the experiment's claims are about, besides the errors."""
+    """What is measured besides the errors, and what the experiment's claims are about."""
     running: list[Row]
     """The rows of its unfinished runs, which are drawn, and neither averaged nor judged."""
     beside: list[list[str]]
@@ -119,7 +120,9 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
         sides = [side for c in whole.get("claims", []) for side in (c, c.get("predicted", {}))]
         lines = best(whole.get("beside", {}), made)
-        metrics = dict.fromkeys(side["metric"] for side in sides if "." in side.get("metric", ""))
+        metrics = [key for r in inside for key in r.summary["final"] if key.startswith("test_")]
+        metrics = [key for key in metrics if key not in ("test_error", "test_loss")]
+        metrics = dict.fromkeys([*metrics, *(side["metric"] for side in sides if "." in side.get("metric", ""))])
         sheets.append(
             Sheet(
                 data,
@@ -149,12 +152,15 @@ def _unfinished(result: Result) -> str:
 
 def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
     """The rows that a figure shows: those with the facts `of`, where its probe has measured `y`; of a figure against
-    a fact, those of its lines.
+    a fact, those of its lines, and of pictures, theirs.
     """
     probe, _, key = figure["y"].partition(".")
     wanted = [row for row in rows if matches(row, figure.get("of", {}))]
     if "against" in figure:
         return [row for row in wanted if any(matches(row, facts) for facts in figure["lines"].values())]
+    if "pictures" in figure:
+        wanted = [row for row in wanted if any(matches(row, facts) for facts in figure["pictures"].values())]
+        return [row for row in wanted if any(result.at_end(probe) for result in row.results)]
     return [row for row in wanted if any(key in look for run in row.results for look in run.probes.get(probe, []))]
 
 
@@ -195,19 +201,21 @@ def missing(wanted: list[dict[str, Any]], seeds: list[int], rows: list[Row]) -> 
 
 def grid(sweeps: list[list[str]]) -> list[dict[str, Any]]:
     """The rows of sweeps as typed, each a list like `depth=20,56`, `skip=none`; seeds are left out, and what is no
-    fact of a row: groups inside groups (`recipe/schedule`), and what a probe looks at.
+    fact of a row: a recipe's schedule, and what a probe looks at.
     """
     found = []
     for sweep in sweeps:
         typed = [(word.partition("=")[0], swept(word)) for word in sweep]
-        facts = [(k, values) for k, values in typed if k != "seed" and "/" not in k and not k.startswith("probe")]
+        facts = [(k, values) for k, values in typed if not k.startswith(("seed", "probe", "recipe/schedule"))]
         axes = [[_facts(k, v) for v in values] for k, values in facts]
         found += [{k: v for facts in chosen for k, v in facts.items()} for chosen in itertools.product(*axes)]
     return found
 
 
 def _facts(key: str, value: str) -> dict[str, Any]:
-    """`weights` and `{depth:20}` are the fact weights.depth=20."""
+    """`weights` and `{depth:20}` are weights.depth=20; `recipe/optimizer=sgd` is that there is no other."""
+    if key == "recipe/optimizer":
+        return {OPTIMIZER: value if value != LATER[OPTIMIZER] else None}
     if not value.startswith("{"):
         return {key: _value(value)}
     pairs = [pair.split(":") for pair in value.strip("{}").split(",")]
@@ -224,7 +232,7 @@ def table(sheet: Sheet) -> list[list[str]]:
         "median",
         "best epoch's test",
     ] * sheet.trained
-    heading += ["parameters"] + [metric.partition(".")[2].replace("_", " ") for metric in sheet.metrics]
+    heading += ["parameters"] + [metric.rpartition(".")[2].replace("_", " ") for metric in sheet.metrics]
     heading += ["published test"] * bool(sheet.published) + ["diverged"] * any(diverged)
     lines = [heading]
     for row, gone in zip(sheet.rows, diverged, strict=True):
@@ -354,7 +362,9 @@ def _judged(experiment: dict[str, Any], rows: list[Row], claim: str) -> list[Ver
 
 
 def _value(text: str) -> Any:
-    """A value as typed: a number, a truth value, null, or a word."""
+    """A value as typed: a number, a truth value, null, a list of these, or a word."""
+    if text.startswith("["):
+        return [_value(part) for part in text.strip("[]").split(",")]
     words = {"true": True, "false": None, "null": None}
     for kind in (int, float):
         try:

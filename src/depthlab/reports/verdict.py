@@ -184,9 +184,9 @@ def _predicted(claim: dict[str, Any], rows: list[Row]) -> Verdict:
 
 
 def shown(values: list[float], metric: str) -> str:
-    """Mean ± standard deviation: errors with two digits after the point, others with four that count."""
+    """Mean ± standard deviation: what is in % with two digits after the point, others with four that count."""
     mean, _, deviation = spread(values)
     if not math.isfinite(mean):
         return "–"
-    wide, narrow = (".2f", ".2f") if metric.endswith("_error") else (".4g", ".2g")
+    wide, narrow = (".2f", ".2f") if metric.endswith(("_error", "_iou")) else (".4g", ".2g")
     return f"{mean:{wide}}" if math.isnan(deviation) else f"{mean:{wide}} ± {deviation:{narrow}}"

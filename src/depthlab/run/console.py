@@ -3,8 +3,9 @@
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +18,11 @@ class Console(logging.Handler):
     """Log lines on standard output, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")  # takes a sweep's line away, which another process draws again
         try:
             tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
         except BrokenPipeError:  # as in `python train.py | head`, which must not end the run
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
@@ -49,21 +53,22 @@ class Progress:
 
     def __init__(
         self,
-        name: str | None,
+        shown: bool,
         steps: int,
         done: int,
         batch: int,
         evaluations: float,
         report: Callable[[], dict[str, float]],
     ) -> None:
-        """`evaluations`: the cost of all those to come, in iterations; `report()` gives the metrics so far."""
+        """`shown`: not where it is one of many; `evaluations`: the cost of all those to come, in iterations;
+        `report()` gives the metrics so far.
+        """
         self.bar = tqdm(
-            desc=name,
             total=steps * batch,
             initial=done * batch,
             unit=" images",
             unit_scale=True,
-            disable=None,
+            disable=None if shown else True,
             leave=False,
         )
         self.batch, self.left, self.report = batch, steps - done + evaluations, report
@@ -95,3 +100,35 @@ class Progress:
     def close(self) -> None:
         """Takes the bar away."""
         self.bar.close()
+
+
+@contextmanager
+def overall(costs: Sequence[float], shares: Callable[[], Sequence[float]]) -> Iterator[None]:
+    """Inside, where there is a terminal, one line for a whole sweep: the runs that are done, and the time left.
+
+    `costs`: of each run, in any unit; `shares()`: how much of each is done, from 0 to 1; it is asked each second.
+    """
+
+    def draw() -> None:
+        now = shares()
+        bar.n = sum(cost * share for cost, share in zip(costs, now, strict=True))
+        bar.set_description_str(f"{sum(share == 1 for share in now)} of {len(now)} runs")
+
+    def watch() -> None:
+        while not over.wait(1):
+            draw()
+
+    form, over = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go", threading.Event()
+    with tqdm(total=sum(costs), bar_format=form, smoothing=0, disable=None, leave=False) as bar:
+        if bar.disable:
+            yield
+            return
+        draw()
+        bar.initial, thread = bar.n, threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            draw()

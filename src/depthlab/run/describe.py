@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from depthlab.config import label
 from depthlab.data.dataset import DataSet
@@ -23,17 +23,37 @@ ten seeds on digits in batches of 64 (docs/precision.md)."""
 
 
 def multiply_adds(plan: Plan, shape: tuple[int, int, int], classes: int) -> int:
-    """Multiply-adds of one image's forward pass through convolutions and linear maps, counted by torch."""
+    """Multiply-adds of one image's forward pass through convolutions and products of matrices."""
     return _counted(plan, shape, classes)[0]
 
 
 def _counted(plan: Plan, shape: tuple[int, int, int], classes: int) -> tuple[int, int]:
     """Multiply-adds, and parameters."""
-    with torch.device("meta"):
-        net = plan.build(shape, classes).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            net(torch.empty(1, *shape))
-    return counter.get_total_flops() // 2, sum(p.numel() for p in net.parameters())
+    net = plan.build(shape, classes).eval()
+    with _Counter() as counter, torch.no_grad():
+        net(torch.zeros(1, *shape))
+    return counter.total, sum(p.numel() for p in net.parameters())
+
+
+class _Counter(TorchDispatchMode):
+    """Counts multiply-adds as torch's own counter does, which would import torch's compiler: seconds of a start."""
+
+    total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is nothing to keep a compiler from
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        match func.overloadpacket.__name__:
+            case "convolution":
+                self.total += out.numel() * args[1][0].numel()
+            case "mm" | "bmm":
+                self.total += out.numel() * args[0].shape[-1]
+            case "addmm" | "baddbmm":
+                self.total += out.numel() * args[1].shape[-1]
+        return out
 
 
 def facts(plan: Plan, images: DataSet, where: torch.device, processes: int, start: Start | None) -> Record:
@@ -51,12 +71,12 @@ def facts(plan: Plan, images: DataSet, where: torch.device, processes: int, star
 def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Record) -> list[str]:
     """What a run will do, in lines; `done`: iterations done before."""
     cfg, values, recipe = plan.cfg, plan.config, plan.cfg.recipe
-    plain = values["skip"]["name"] == "none"
+    skip = values["skip"]["name"]
     layers = [label(values["activation"])]
     optimizer = values["recipe"]["optimizer"]["name"]
     layers += [f"weights {label(values['weight'])}"] * (values["weight"]["name"] != "plain")
-    joined = "dense" if values["skip"]["name"] == "concat" else "residual"
-    kind = "plain" if plain else f"{joined} ({label(values['skip'])}, {values['unit']['name']} unit)"
+    joined = "levels joined" if plan.labels == "pixels" else "dense" if skip == "concat" else "residual"
+    kind = "plain" if skip == "none" else f"{joined} ({label(values['skip'])}, {values['unit']['name']} unit)"
     channels, height, width = images.shape
     epochs = steps * recipe.batch / images.images
     count = torch.get_num_threads()
@@ -95,7 +115,8 @@ def _beyond(plan: Plan) -> list[str]:
     form = plan.cfg.precision.name
     layers, parts = HORIZON.get(form), [plan.config[group]["name"] for group in ("skip", "norm", "activation")]
     fresh = plan.config["weights"] is None
-    if layers is None or plan.cfg.depth <= layers or not fresh or parts != ["none", "batch", "relu"]:
+    chain = plan.labels == "images"
+    if layers is None or plan.cfg.depth <= layers or not (fresh and chain) or parts != ["none", "batch", "relu"]:
         return []
     return [
         f"  note     beyond some {layers} layers its first gradients are rounding in {form}: probe=gradient_precision"
@@ -122,7 +143,7 @@ def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: 
         "depth": plan.cfg.depth,
         "width": plan.cfg.width,
         "block": plan.config["block"],
-        "final": {key: value for key, value in last.items() if key.endswith(("_error", "_loss"))},
+        "final": {key: value for key, value in last.items() if key.endswith(("_error", "_loss", "_iou"))},
         "best": {"test_error": best["test_error"], "epoch": best["epoch"], "chosen_by": chosen_by},
         **facts,
         "iterations": last["step"],
@@ -178,6 +199,11 @@ def result(summary: Record) -> str:
             words.append(f"{split} error {final[f'{split}_error']:.2f} %")
     chosen = " chosen by validation" if best["chosen_by"] == "validation_error" else ""
     words[-1] += f" (best{chosen} {best['test_error']:.2f} %, epoch {best['epoch']:.0f})"
+    words += [
+        f"{key.removeprefix('test_').replace('_', ' ')} {value:.2f} %"
+        for key, value in final.items()
+        if key.startswith("test_") and key not in ("test_error", "test_loss") and value is not None
+    ]
     return f"{', '.join(words)}, {summary['iterations']:,} iterations in {duration(summary['seconds'])}"
 
 

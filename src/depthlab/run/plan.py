@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
@@ -44,6 +45,11 @@ class Plan:
     run: Run
     twin: "Plan | None" = None
     """The run that `weights={depth: 20}` starts from: this one with these options instead."""
+
+    @property
+    def labels(self) -> str:
+        """What has a label, images or pixels; images where data of one's own do not say."""
+        return getattr(_gives(self.options["data"].func), "labels", "images")
 
     def finished(self) -> Record | None:
         """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
@@ -135,6 +141,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
         measures.append(Probe(name, measure, **house, file=getattr(module, "digest", None)))
     planned = Plan(cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin)
+    _check_labels(planned)
     with torch.device("meta"):
         net = planned.build((3, 32, 32), 10)
         if twin:
@@ -142,6 +149,32 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     values["block"] = net.block
     planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))
     return planned
+
+
+def _check_labels(planned: Plan) -> None:
+    """Raises Mistake where the network labels images and the data's pixels have labels, or the other way round, and
+    on what was made for networks of the other kind.
+    """
+    wanted, name, cfg = planned.labels, planned.choices["network"], planned.cfg
+    fit = [option for option, its in config.public(MODULES["network"]).items() if _gives(its).labels == wanted]
+    if planned.config["network"]["name"] not in fit:
+        labels = "pixels" if wanted == "images" else "images"
+        data = f"data={planned.choices['data']} has labels of {wanted}"
+        raise Mistake(f"network={name}: labels {labels}, and {data} (allowed: {', '.join(sorted(fit))})")
+    for probe in planned.probes:
+        probes.check(probe.name, wanted)
+    if wanted == "images":
+        return
+    given = {"recompute=true": cfg.recompute, "weights={...}": planned.twin}
+    given["recipe/optimizer=kfac"] = planned.config["recipe"]["optimizer"]["name"] == "kfac"
+    for option, is_given in given.items():
+        if is_given:
+            raise Mistake(f"{option}: not with network={name}, whose units are no chain; leave it out")
+
+
+def _gives(option: Callable[..., Any]) -> Any:
+    """The class of what an option makes, as it is annotated."""
+    return signature(option, eval_str=True).return_annotation
 
 
 def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> Plan | None:

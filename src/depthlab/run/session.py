@@ -184,13 +184,13 @@ class Session(Part):
         return TensorBoard(self.home.path, self.state.next_record, describe.hyperparameters(self.planned))
 
     def bar(self) -> Progress:
-        """Its progress on the console; named where it is one of many."""
+        """Its progress on the console."""
         batch, images = self.planned.cfg.recipe.batch, self.images
         epochs = (self.steps - self.state.step) * batch / images.images
         tested = sum(map(images.size, build.splits(self.planned, images)))
         test_pass = tested / batch / 3  # in iterations: forward is a third of one
-        name = self.home.path.name if self.level == logging.DEBUG else None
-        return Progress(name, self.steps, self.state.step, batch, (epochs + 1) * test_pass, self.state.report)
+        shown = self.level != logging.DEBUG
+        return Progress(shown, self.steps, self.state.step, batch, (epochs + 1) * test_pass, self.state.report)
 
     def count(self) -> None:
         """After an iteration, or a batch of an evaluation: time goes on. Says once how long it will take."""

@@ -20,10 +20,10 @@ class TensorBoard:
             file.add_summary(part)  # pyrefly: ignore[missing-attribute]
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
-        """train_error becomes error/train, test_loss loss/test, lr learning_rate."""
+        """train_error becomes error/train, test_border_iou iou/test_border, lr learning_rate."""
         for key, value in metrics.items():
             split, _, kind = key.rpartition("_")
-            if kind in ("error", "loss"):
+            if kind in ("error", "loss", "iou"):
                 self.writer.add_scalar(f"{kind}/{split}", value, step)
             elif key == "lr":
                 self.writer.add_scalar("learning_rate", value, step)

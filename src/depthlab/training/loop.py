@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from depthlab.data.dataset import DataSet
 from depthlab.data.task import Task, wrong
@@ -172,7 +171,7 @@ def train(
         state.net.train()
         with autocast():
             logits = forward(images)
-            loss = functional.cross_entropy(logits, labels)
+            loss = data.task.loss(logits, labels)
         if look := getattr(state.optimizer, "look", None):  # a method of second order's, at the curvature
             look(logits)
         state.optimizer.zero_grad()

@@ -6,6 +6,7 @@ group's `factor`, if it has one, multiplies the rate. Weights are parameters of 
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -27,10 +28,20 @@ def check(name: str) -> None:
         raise Mistake(f"recipe/optimizer={name}: not installed; pip install -e '.[optimizers]'")
 
 
+class SGD(torch.optim.SGD):
+    """torch's. Its methods are wrapped: their first call imports torch's compiler, two fifths of a short run's time,
+    to keep it away from them. No run compiles its optimiser, so these are the methods themselves.
+    """
+
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+    add_param_group, zero_grad = unwrap(torch.optim.SGD.add_param_group), unwrap(torch.optim.SGD.zero_grad)
+    state_dict, load_state_dict = unwrap(torch.optim.SGD.state_dict), unwrap(torch.optim.SGD.load_state_dict)
+
+
 def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """v = momentum v + g + decay w, w = w - rate v (He et al. 2015, section 3.4)."""
     groups = _groups(net, recipe)
-    return torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=recipe.nesterov, fused=True)
+    return SGD(groups, recipe.rate, recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
 def adamw(net: nn.Module, recipe: Recipe, *, beta1: float, beta2: float, eps: float) -> torch.optim.Optimizer:
