@@ -4,9 +4,13 @@ The reference is what the widely used CIFAR scripts do: each image cropped and f
 an eager network in contiguous float32 (TF32 off), and `.item()` after each step. Both train the same network and take
 turns of one epoch, and a ratio is the median over the turns; how the process waits and allocates, both share. Options
 of ours follow `--`: `-- precision=bf16`. Writes results/benchmarks/MACHINE.json and MACHINE.md.
+
+`--peer FOLDER`: a checkout of github.com/akamaster/pytorch_resnet_cifar10, whose own code trains the CIFAR networks
+in a third turn: its network, transforms, loaders, step and test pass.
 """
 
 import argparse
+import io
 import itertools
 import json
 import os
@@ -18,9 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -141,6 +148,68 @@ def reference(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoc
         yield Epoch(trained, _now(where) - start)
 
 
+class Begun(Exception):
+    """The peer has made all that it trains with."""
+
+
+def peer(folder: Path, made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:
+    """Endless epochs of the peer's own code on images of our data set's shape; only its .cuda() does nothing where
+    there is no GPU. Its steps include the waiting for its loader.
+
+    Its main() is stopped where it would begin to train; from there each turn calls what it would call.
+    """
+    loaders, began = [], []
+
+    def pictures(*_: Any, train: bool, transform: Any, **__: Any) -> Pictures:
+        given = Pictures(images, images.images if train else images.size("test"), False)
+        given.transform = transform
+        return given
+
+    def loader(*arguments: Any, **keywords: Any) -> Any:
+        loaders.append(DataLoader(*arguments, **keywords))
+        return loaders[-1]
+
+    def begin(*arguments: Any) -> None:
+        began.extend(arguments)
+        raise Begun
+
+    with tempfile.TemporaryDirectory() as saved, patch.dict(sys.modules), _without_cuda(where):
+        typed = [f"--arch=resnet{made.cfg.depth}", f"--batch-size={made.cfg.recipe.batch}", f"--save-dir={saved}"]
+        with patch("sys.path", [str(folder), *sys.path]), patch("sys.argv", ["trainer.py", *typed]):
+            trainer: Any = import_module("trainer")
+            with (
+                patch("torchvision.datasets.CIFAR10", pictures),
+                patch("torch.utils.data.DataLoader", loader),
+                patch.object(trainer, "train", begin),
+                suppress(Begun),
+            ):
+                trainer.main()
+    feed, net, criterion, optimizer, _ = began
+    (test,) = (other for other in loaders if other is not feed)
+    for epoch in itertools.count():
+        with _without_cuda(where):
+            start = _now(where)
+            trainer.train(feed, net, criterion, optimizer, epoch)
+            trained = _now(where)
+            trainer.validate(test, net, criterion)
+            turn = Epoch(trained - start, _now(where) - start)
+        yield turn
+
+
+@contextmanager
+def _without_cuda(where: torch.device) -> Iterator[None]:
+    """Inside, nothing is printed, and on a CPU .cuda() gives what it is called on."""
+    with redirect_stdout(io.StringIO()):
+        if where.type == "cuda":
+            yield
+            return
+        with (
+            patch.object(torch.Tensor, "cuda", lambda self, *_, **__: self),
+            patch.object(torch.nn.Module, "cuda", lambda self, *_, **__: self),
+        ):
+            yield
+
+
 def _now(where: torch.device) -> float:
     if where.type == "cuda":
         torch.cuda.synchronize(where)
@@ -196,7 +265,7 @@ def ceilings(where: torch.device) -> dict[str, float]:
 
 
 def beside(case: str, more: list[str], processes: int, turns: int) -> float:
-    """Images/s of so many runs at once, a thread each: what a sweep gets from hydra/launcher=joblib."""
+    """Images/s of so many runs at once, a thread each: what a sweep gets."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes) as pool:
         return sum(pool.map(partial(_alone, case, more), [turns] * processes))
@@ -224,13 +293,17 @@ def command(case: str, more: list[str]) -> dict[str, float]:
         return {"first_step_s": seconds, "peak_gib": peak, "images_s": summary["images_per_second"]}
 
 
-def measure(case: str, more: list[str], turns: int, rates: dict[str, float]) -> dict[str, Any]:
-    """A row of the table."""
+def measure(
+    case: str, more: list[str], turns: int, rates: dict[str, float], folder: Path | None = None
+) -> dict[str, Any]:
+    """A row of the table; `folder`: the peer's, for the networks that it has."""
     made = planned(typed(case, more))
     where, threads = build.device(made.cfg), torch.get_num_threads()
     images = made.options["data"](where)
     loops = [ours(made, images, where), reference(made, images, where)]
-    pairs = [[next(loop) for loop in loops] for _ in range(turns + 1)][1:]
+    loops += [peer(folder, made, images, where)] if folder and CIFAR in CASES[case] else []
+    rounds = [[next(loop) for loop in loops] for _ in range(turns + 1)][1:]
+    pairs = [(our, theirs) for our, theirs, *_ in rounds]
     speed = [images.images / statistics.median(pair[i].steps for pair in pairs) for i in (0, 1)]
     row = {
         "case": case,
@@ -240,6 +313,12 @@ def measure(case: str, more: list[str], turns: int, rates: dict[str, float]) -> 
         "epoch_ratio": statistics.median(theirs.all / our.all for our, theirs in pairs),
         "share_of_limit": speed[0] / limit(made, images, where, rates),
     }
+    if len(loops) == 3:
+        row |= {
+            "peer": images.images / statistics.median(its.steps for _, _, its in rounds),
+            "peer_step_ratio": statistics.median(its.steps / our.steps for our, _, its in rounds),
+            "peer_epoch_ratio": statistics.median(its.all / our.all for our, _, its in rounds),
+        }
     if case.startswith("digits") and where.type == "cpu":
         alone = images.images / statistics.median(theirs.all for _, theirs in pairs)
         row["runs_beside_ratio"] = beside(case, more, threads, turns) / alone
@@ -283,6 +362,9 @@ def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "reference": "reference",
         "step_ratio": "ratio, step",
         "epoch_ratio": "ratio, epoch",
+        "peer": "peer",
+        "peer_step_ratio": "ratio to peer, step",
+        "peer_epoch_ratio": "ratio to peer, epoch",
         "runs_beside_ratio": "ratio, a run a core",
         "share_of_limit": "share of limit",
         "first_step_s": "command to first step (s)",
@@ -302,6 +384,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all of them if none is given")
     parser.add_argument("--scaling", action="store_true", help="how the cost grows with depth, width, size and batch")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--peer", type=Path, help="a checkout of akamaster/pytorch_resnet_cifar10")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks")
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
@@ -309,6 +392,8 @@ def main() -> None:
     for case in given.cases:
         if case not in CASES:
             parser.error(f"{case}: no such case (allowed: {', '.join(CASES)})")
+    if given.peer and not (given.peer / "trainer.py").is_file():
+        parser.error(f"--peer {given.peer}: holds no trainer.py")
     where = build.device(planned(typed("digits20", more)).cfg)
     rates = ceilings(where)
     cpu = (
@@ -329,7 +414,7 @@ def main() -> None:
         return
     rows = []
     for case in given.cases or CASES:
-        rows.append(measure(case, more, given.turns, rates))
+        rows.append(measure(case, more, given.turns, rates, given.peer))
         print(rows[-1], flush=True)
     (given.output / f"{stem}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     (given.output / f"{stem}.md").write_text(markdown(machine, rows))

@@ -1,5 +1,6 @@
 """The benchmark's parts on a network that takes no time; its numbers are for quiet machines."""
 
+import sys
 from itertools import islice
 
 import pytest
@@ -9,6 +10,7 @@ import benchmark
 from depthlab.training.optimizer import SGD
 
 CPU = torch.device("cpu")
+CUDA = torch.Tensor.cuda
 
 
 @pytest.fixture
@@ -41,6 +43,79 @@ def test_both_loops_train_the_same_network_for_whole_epochs(made):
             8,
         )  # 200 images in batches of 32: cut from a stream, or the last of each epoch smaller
         assert set(steps) == {sum(p.numel() for p in made.build(images.shape, images.classes).parameters())}
+
+
+PEER = {
+    "resnet.py": """
+from torch import nn
+
+def resnet8():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+""",
+    "trainer.py": """
+import argparse
+import resnet
+import torch
+import torchvision.datasets as datasets
+import torchvision.transforms as transforms
+
+parser = argparse.ArgumentParser()
+for name in ("--arch", "--save-dir"):
+    parser.add_argument(name, required=True)
+parser.add_argument("-b", "--batch-size", type=int)
+seen = []
+
+def main():
+    global args
+    args = parser.parse_args()
+    net = torch.nn.DataParallel(resnet.__dict__[args.arch]()).cuda()
+    to = transforms.ToTensor()
+    kinds = [datasets.CIFAR10("./data", train=train, transform=to) for train in (True, False)]
+    feed, test = (torch.utils.data.DataLoader(kind, batch_size=args.batch_size) for kind in kinds)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for epoch in range(200):
+        train(feed, net, torch.nn.CrossEntropyLoss().cuda(), optimizer, epoch)
+        validate(test, net, torch.nn.CrossEntropyLoss())
+
+def train(feed, net, criterion, optimizer, epoch):
+    print("epoch", epoch)
+    for x, y in feed:
+        loss = criterion(net(x.cuda()), y.cuda())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(("train", epoch, len(x)))
+
+def validate(test, net, criterion):
+    for x, y in test:
+        criterion(net(x.cuda()), y.cuda())
+        seen.append(("test", len(x)))
+""",
+}
+
+
+def test_the_peers_own_code_takes_turns(made, tmp_path, monkeypatch, capsys):
+    for name, text in PEER.items():
+        (tmp_path / name).write_text(text)
+    images, seen = made.options["data"](CPU), []
+    imported = benchmark.import_module
+
+    def watched(name):
+        module = imported(name)
+        module.seen = seen
+        return module
+
+    monkeypatch.setattr(benchmark, "import_module", watched)
+    epochs = list(islice(benchmark.peer(tmp_path, made, images, CPU), 2))
+    assert all(0 < epoch.steps < epoch.all for epoch in epochs)
+    test, last = divmod(images.size("test"), 32)
+    for number in range(2):
+        turn = [("train", number, size) for size in (32, 32, 32, 4)] + [("test", 32)] * test + [("test", last)]
+        assert seen[number * len(turn) :][: len(turn)] == turn
+    assert len(seen) == 2 * len(turn)
+    assert "trainer" not in sys.modules
+    assert torch.Tensor.cuda is CUDA
+    assert capsys.readouterr().out == ""
 
 
 def test_traffic_is_what_is_read_and_written():

@@ -5,6 +5,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
 
 import experiments
 from conftest import ROOT
@@ -13,6 +16,7 @@ from depthlab.config import experiment_rows, swept
 from depthlab.reports.collect import Result, rows
 from depthlab.reports.verdict import judge
 from depthlab.run.plan import plan
+from hydra_plugins.depthlab_sweeper import composed
 
 NAMES = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
 SCALE = {"imagenet_depth": "imagenet", "unet": "scenes", "hourglass": "scenes"}
@@ -41,8 +45,10 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
         if "metric" in claim
     ]
     probes = {m.split(".")[0]: [{n.split(".")[-1]: 1.0 for n in metrics}] for m in metrics if "." in m}
-    for job in grid(name, data):
-        planned = plan(*compose([f"experiment={name}", f"data={data}", *(f"{k}={v}" for k, v in job.items())]))
+    loader = ConfigLoaderImpl(create_config_search_path(str(ROOT / "configs")))
+    sweep, words = loader.load_configuration("train", [], RunMode.MULTIRUN), [f"experiment={name}", f"data={data}"]
+    for cfg in composed(loader, sweep, [[*words, *(f"{k}={v}" for k, v in job.items())] for job in grid(name, data)]):
+        planned = plan(cfg, cfg.hydra.runtime.choices)
         assert planned.run.path.parent == Path("outputs") / name
         assert {*probes} <= {probe.name for probe in planned.probes}
         for seed in range(3):

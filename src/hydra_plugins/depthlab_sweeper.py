@@ -8,22 +8,26 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import omegaconf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from depthlab.config import FOLDERS, Config, experiment_rows, identity, installed, keys, owners, typed_again
+from depthlab.config import FOLDERS, GROUPS, Config, experiment_rows, identity, installed, keys, owners, typed_again
 from depthlab.errors import Mistake
 from depthlab.machine.processes import Job, handing_on, one_line
 
@@ -36,6 +40,8 @@ EXTRAS = {"submitit_local": "[slurm]", "submitit_slurm": "[slurm]", "ray": "[ray
 """Launchers that are installed separately, and the extra that brings each."""
 REGISTER = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
 """What OmegaConf calls it."""
+VALUES = {field.name for field in fields(Config)} - {*GROUPS}
+"""Options that are no groups."""
 EPOCH = 50_000
 """Images of an epoch, where runs are only ranked by their cost; CIFAR's."""
 
@@ -75,8 +81,7 @@ class DepthlabSweeper(BasicSweeper):
         sweeps = [parser.parse_overrides([*row, *self._parse_config(), *arguments]) for row in rows]
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
         grid = _fitting(grid, self.config.hydra.runtime.choices, experiment=bool(self.config.experiment))
-        composed = [loader.load_sweep_config(self.config, job) for job in grid]
-        plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed]
+        plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed(loader, self.config, grid)]
         if any(planned.config["data"].get("root", "") is None for planned in plans):
             raise Mistake(f"data.root=null: {EXPECTED}")
         pairs = list(zip(plans, grid, strict=True))
@@ -134,6 +139,25 @@ class DepthlabSweeper(BasicSweeper):
             log.info(f"stopped; to continue: {typed_again()}")
             raise SystemExit(128 + came[0])
         return returns, ended
+
+
+def composed(loader: ConfigLoader, sweep: DictConfig, jobs: Iterable[list[str]]) -> Iterator[DictConfig]:
+    """The config of each run; those that choose the same options are composed once, before they get their values."""
+    parser, made = OverridesParser.create(config_loader=loader), dict[tuple[str, ...], DictConfig]()
+    for job in jobs:
+        values = [word for word in job if _gives_value(word)]
+        options = tuple(word for word in job if not _gives_value(word))
+        if options not in made:
+            made[options] = loader.load_sweep_config(sweep, [*options])
+        cfg = deepcopy(made[options])
+        ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), cfg)
+        yield cfg
+
+
+def _gives_value(word: str) -> bool:
+    """Whether a word gives a key its value, after all options have been chosen."""
+    key = word.lstrip("+").partition("=")[0]
+    return "/" not in key and ("." in key or key in VALUES)
 
 
 def shared(configs: Sequence[Config]) -> dict[str, int]:

@@ -3,14 +3,20 @@
 import json
 import re
 import sys
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import joblib
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+from omegaconf import open_dict
 
-from hydra_plugins.depthlab_sweeper import shared
+from depthlab.config import CONFIGS
+from hydra_plugins.depthlab_sweeper import composed, shared
 
 GRID = ("-m", "skip=none,identity", "seed=0,1", "data=digits", "depth=8", "width=4", "recipe.iterations=2")
 
@@ -94,6 +100,27 @@ def test_longer_runs_are_dearer(command):
         *("-m", "recipe.iterations=3,2,1", "depth=8", "data=digits", "width=4", "order=cheapest", "output_dir=runs")
     ).out
     assert re.findall(r": finished.* (\d) iterations", said) == ["1", "2", "3"]
+
+
+def each(word):
+    key, _, values = word.partition("=")
+    return [f"{key}={value}" for value in values.split(",")]
+
+
+def test_configs_composed_together_are_those_composed_one_by_one():
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
+    sweep = loader.load_configuration("train", ["hydra.verbose=true"], RunMode.MULTIRUN)
+    words = "data=digits skip=scaled,none ++skip.scale=0.1,0.3 recipe/schedule=cosine ++recipe.rate=0.5 "
+    words += "probe=[gradients] ++probe.gradients.every=2 weights={depth:8} seed=1"
+    jobs = [list(job) for job in product(*map(each, words.split()))]
+    assert len(jobs) == 4
+    for job, cfg in zip(jobs, composed(loader, sweep, jobs), strict=True):
+        alone = loader.load_sweep_config(sweep, job)
+        assert cfg.hydra.runtime.choices == alone.hydra.runtime.choices
+        for one in (cfg, alone):
+            with open_dict(one):
+                del one["hydra"]
+        assert cfg == alone
 
 
 @pytest.mark.parametrize(
