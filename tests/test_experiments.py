@@ -19,6 +19,8 @@ from depthlab.run.plan import plan
 from hydra_plugins.depthlab_sweeper import composed
 
 NAMES = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
+FEWER = {"precision_horizon"}
+"""On CIFAR-10 they have only the first of their rows."""
 SCALE = {"imagenet_depth": "imagenet", "unet": "scenes", "hourglass": "scenes"}
 
 
@@ -59,7 +61,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
     assert len(made) == len(grid(name, data))
     assert len({row.label for row in made}) == len(made)
     for verdict in judge(experiment, made):
-        if data != "digits":
+        if data != "digits" and name not in FEWER:
             assert verdict.word != "not run", verdict
 
 
