@@ -1,6 +1,7 @@
 """The grid is the paper's rows, each run can be built, each claim selects rows of the grid."""
 
 import re
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +25,7 @@ FEWER = {"precision_horizon"}
 SCALE = {"imagenet_depth": "imagenet", "unet": "scenes", "hourglass": "scenes"}
 
 
+@cache
 def grid(name, data):
     """The overrides of each run of an experiment, without the seeds."""
     experiment = compose([f"experiment={name}", f"data={data}"]).cfg.experiment
