@@ -51,8 +51,9 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
     probes = {m.split(".")[0]: [{n.split(".")[-1]: 1.0 for n in metrics}] for m in metrics if "." in m}
     loader = ConfigLoaderImpl(create_config_search_path(str(ROOT / "configs")))
     sweep, words = loader.load_configuration("train", [], RunMode.MULTIRUN), [f"experiment={name}", f"data={data}"]
-    for cfg in composed(loader, sweep, [[*words, *(f"{k}={v}" for k, v in job.items())] for job in grid(name, data)]):
-        planned = plan(cfg, cfg.hydra.runtime.choices)
+    jobs = [[*words, *(f"{key}={value}" for key, value in job.items())] for job in grid(name, data)]
+    for made in composed(loader, sweep, jobs):
+        planned = plan(*made)
         assert planned.run.path.parent == Path("outputs") / name
         assert {*probes} <= {probe.name for probe in planned.probes}
         for seed in range(3):
@@ -60,7 +61,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
             summary = {"choices": planned.choices, "seed": seed, "final": final}
             results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}], probes))
     made = rows(results)
-    assert len(made) == len(grid(name, data))
+    assert len(made) == len(jobs)
     assert len({row.label for row in made}) == len(made)
     for verdict in judge(experiment, made):
         if data != "digits" and name not in FEWER:

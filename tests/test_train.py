@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
 
 import depthlab
 from conftest import ROOT, another_process_holds
@@ -141,6 +143,23 @@ def test_help_does_not_import_torch():
         "import sys; sys.argv = ['train.py', '--help']; import train; train.cli(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_config_is_composed_once_and_the_words_say_how_many_runs(command, monkeypatch):
+    compose, modes = ConfigLoaderImpl.load_configuration, []
+
+    def counted(self, *words, run_mode, **named):
+        modes.append(run_mode)
+        return compose(self, *words, run_mode=run_mode, **named)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    small = ("data=digits", "depth=8", "width=4", "epochs=0")
+    assert command(*small).code == 0
+    assert modes == [RunMode.RUN]
+    modes.clear()
+    assert "  2 finished  " in command(*small, "seed=0,1", "hydra.mode=MULTIRUN").out
+    assert modes[0] is RunMode.MULTIRUN
+    assert modes.count(RunMode.MULTIRUN) == 1
 
 
 def test_a_finished_run_is_recognised_and_repeated_only_on_demand(command):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -147,9 +147,8 @@ def typed(option: str, value: Any, annotation: Any) -> Any:
         return value
     if int in kinds and float not in kinds and isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e3
-    schema = make_dataclass("Option", [("value", annotation)])
     try:
-        value = OmegaConf.merge(OmegaConf.structured(schema), {"value": value}).value
+        value = OmegaConf.merge(_schema(annotation), {"value": value}).value
     except ValidationError as error:
         raise wrong_value(option, str(error).split("\n", 1)[0]) from None
     if isinstance(value, ListConfig):
@@ -157,6 +156,12 @@ def typed(option: str, value: Any, annotation: Any) -> Any:
     if not all(math.isfinite(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)):
         raise Mistake(f"{option}={value}: a finite number")
     return value
+
+
+@cache
+def _schema(annotation: Any) -> Any:
+    """OmegaConf's own form of a value of that kind."""
+    return OmegaConf.structured(make_dataclass("Option", [("value", annotation)]))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

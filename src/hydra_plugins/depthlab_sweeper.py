@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from depthlab.command.compose import Composed, without_hydra
 from depthlab.config import FOLDERS, GROUPS, Config, experiment_rows, identity, installed, keys, owners, typed_again
 from depthlab.errors import Mistake
 from depthlab.machine.processes import Job, handing_on, one_line
@@ -81,7 +81,7 @@ class DepthlabSweeper(BasicSweeper):
         sweeps = [parser.parse_overrides([*row, *self._parse_config(), *arguments]) for row in rows]
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
         grid = _fitting(grid, self.config.hydra.runtime.choices, experiment=bool(self.config.experiment))
-        plans = [plan(cfg, cfg.hydra.runtime.choices) for cfg in composed(loader, self.config, grid)]
+        plans = [plan(*made) for made in composed(loader, self.config, grid)]
         if any(planned.config["data"].get("root", "") is None for planned in plans):
             raise Mistake(f"data.root=null: {EXPECTED}")
         pairs = list(zip(plans, grid, strict=True))
@@ -141,23 +141,23 @@ class DepthlabSweeper(BasicSweeper):
         return returns, ended
 
 
-def composed(loader: ConfigLoader, sweep: DictConfig, jobs: Iterable[list[str]]) -> Iterator[DictConfig]:
+def composed(loader: ConfigLoader, sweep: DictConfig, jobs: Iterable[list[str]]) -> Iterator[Composed]:
     """The config of each run; those that choose the same options are composed once, before they get their values."""
-    parser, made = OverridesParser.create(config_loader=loader), dict[tuple[str, ...], DictConfig]()
+    parser, made = OverridesParser.create(config_loader=loader), dict[tuple[str, ...], Composed]()
     for job in jobs:
         values = [word for word in job if _gives_value(word)]
         options = tuple(word for word in job if not _gives_value(word))
         if options not in made:
-            made[options] = loader.load_sweep_config(sweep, [*options])
-        cfg = deepcopy(made[options])
+            made[options] = without_hydra(loader.load_sweep_config(sweep, [*options]))
+        cfg, choices = made[options].cfg.copy(), made[options].choices
         ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), cfg)
-        yield cfg
+        yield Composed(cfg, choices)
 
 
 def _gives_value(word: str) -> bool:
     """Whether a word gives a key its value, after all options have been chosen."""
     key = word.lstrip("+").partition("=")[0]
-    return "/" not in key and ("." in key or key in VALUES)
+    return "/" not in key and ("." in key or key in VALUES) and not key.startswith("hydra.")
 
 
 def shared(configs: Sequence[Config]) -> dict[str, int]:

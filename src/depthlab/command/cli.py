@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -24,6 +25,8 @@ from depthlab.errors import Mistake, told_in_one_line
 if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
+# Hydra composes all for it, and once more for the run; the words say it: -m, which cli() adds where it is meant.
+Hydra.get_mode = lambda self, config_name, overrides: None  # pyrefly: ignore[bad-assignment]
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
 
 

@@ -29,7 +29,11 @@ def compose(words: Sequence[str]) -> Composed:
     understood = readable([*words])
     with offered(understood), mistakes():
         loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
-        cfg = loader.load_configuration("train", understood, RunMode.RUN)
+        return without_hydra(loader.load_configuration("train", understood, RunMode.RUN))
+
+
+def without_hydra(cfg: DictConfig) -> Composed:
+    """What is ours of a composed config, and what Hydra knows of its choices."""
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         cfg.pop("hydra")

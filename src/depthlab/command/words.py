@@ -35,7 +35,8 @@ def readable(words: list[str]) -> list[str]:
 
 def sweeps(words: Sequence[str]) -> bool:
     """Whether they make several runs: an experiment does so without -m."""
-    return any(word in ("-m", "--multirun") or re.match(r"\+?experiment=(?!null$)", word) for word in words)
+    several = re.compile(r"-m$|--multirun$|\+?experiment=(?!null$)|hydra\.mode=MULTIRUN$")
+    return any(several.match(word) for word in words)
 
 
 def meant(words: Sequence[str], key: str) -> str | None:

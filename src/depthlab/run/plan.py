@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
@@ -78,10 +78,10 @@ class Plan:
 
 
 def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
-    """Checks a composed config, all but the data; `choices`: the chosen option of each group. Raises Mistake."""
-    composed = composed.copy()
-    with open_dict(composed):
-        composed.pop("hydra", None)
+    """Checks a composed config, without Hydra's part, all but the data; `choices`: the chosen option of each group.
+
+    Raises Mistake.
+    """
     for path, kind in (("", Config), ("recipe.", recipe.Recipe), ("recipe.warmup.", recipe.Warmup)):
         known = [field.name for field in fields(kind)]
         node = OmegaConf.select(composed, path[:-1]) if path else composed

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, within
@@ -57,9 +57,6 @@ def _spread(planned: Plan, composed: DictConfig, choices: Mapping[str, str], bri
     count, given = planned.cfg.devices, list[int | None]([None] * planned.cfg.devices)
     if planned.cfg.device.name != "cpu" and torch.cuda.is_available():
         given = list(gpus.take(count_gpus(count), count))
-    composed = composed.copy()
-    with open_dict(composed):
-        composed.pop("hydra", None)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     seats = [Ranks(rank, count, rank, count, gpu, store.port) for rank, gpu in enumerate(given)]
     processes.together(partial(_take_part, seats, composed, dict(choices), brief), count)
