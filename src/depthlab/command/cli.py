@@ -26,7 +26,7 @@ if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily sta
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
 # Hydra composes all for it, and once more for the run; the words say it: -m, which cli() adds where it is meant.
-Hydra.get_mode = lambda self, config_name, overrides: None  # pyrefly: ignore[bad-assignment]
+Hydra.get_mode = lambda *_, **__: None  # pyrefly: ignore[bad-assignment]
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
 
 
