@@ -123,6 +123,17 @@ def test_autocast(preset):
     assert all(t.dtype in (torch.float32, torch.int64) for t in mixed.state_dict().values())
 
 
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"none"}))
+def test_gradients_are_summed_in_float32_in_bf16(preset):
+    """A sum of bfloat16 ones ends at 256, and nn.LayerNorm's on a CPU does (findings/)."""
+    module, x = make(preset, 16), torch.randn(32, 16, 16, 16).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x)
+    y.backward(torch.ones_like(y))
+    shift = dict(module.named_parameters())["bias"]
+    assert (shift.grad == x.numel() / shift.numel()).all()
+
+
 # against torch's own
 
 
