@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from depthlab.config import about, runs, texts
+from depthlab.config import about, from_yaml, runs, texts
 from depthlab.reports.page import MARKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +49,7 @@ class Sheet:
 
 def page() -> str:
     """The whole page."""
-    found = {name: (about(text), yaml.safe_load(text)["experiment"]) for name, text in texts("experiment").items()}
+    found = {name: (about(text), from_yaml(text)["experiment"]) for name, text in texts("experiment").items()}
     reports = {name: sheets(name, next(iter(experiment["time"]))) for name, (_, experiment) in found.items()}
     marks = " | ".join(MARKS[word] for word in COUNTED)
     table = [f"| experiment | asks or says | {marks} |", "|---|---|---|---|---|"]

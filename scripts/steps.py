@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from benchmark import ROOT, planned
+from depthlab.config import from_yaml
 from depthlab.reports.table import STEPS
 from depthlab.run import build
 from depthlab.training.loop import State
@@ -44,7 +44,7 @@ def seconds(iterations: Iterator[object]) -> float:
 def main() -> None:
     """The command."""
     name, *more = sys.argv[1:] or ["cures"]
-    lines = yaml.safe_load((ROOT / "configs/experiment" / f"{name}.yaml").read_text())["experiment"]["beside"]
+    lines = from_yaml((ROOT / "configs/experiment" / f"{name}.yaml").read_text())["experiment"]["beside"]
     usual = ["recipe.rate=1e-5", *(more or ["data=digits", "depth=56"])]  # a step's time, whatever it learns
     runs = {line: training([*usual, *words.split()]) for line, words in lines.items()}
     taken: dict[str, list[float]] = {line: [] for line in runs}

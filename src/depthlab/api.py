@@ -14,12 +14,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from depthlab import config, probes
 from depthlab.command.compose import Composed, compose, mistakes
-from depthlab.config import CONFIGS
+from depthlab.config import CONFIGS, from_yaml
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
@@ -113,7 +112,7 @@ def load(folder: str | Path, *, options: str | Path | None = None) -> Loaded:
         runs = f"; it holds {len(inside)}, such as {inside[0]}" if inside else ""
         raise Mistake(f"{folder}: not the directory of a run{runs}")
     planned = _planned([f"config={home.config}", *([f"options={options}"] if options else [])])
-    planned.run, stored = home, yaml.safe_load(home.config.read_text())
+    planned.run, stored = home, from_yaml(home.config.read_text())
     if planned.config["options"] != stored.get("options"):
         raise Mistake(f"options={options}: not the files that the run was made with")
     with _untouched():
@@ -167,7 +166,7 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1,
     if name not in probes.__all__:
         raise one_of("probe", name, probes.__all__)
     probes.check(name, str(getattr(net, "labels", "images")))
-    usual = yaml.safe_load((CONFIGS / "probe" / f"{name}.yaml").read_text())
+    usual = from_yaml((CONFIGS / "probe" / f"{name}.yaml").read_text())
     own = {key: value for key, value in usual.items() if key not in HOUSE}
     measure = config.bind(probes, own | settings | {"name": name}, f"probe.{name}")
     try:

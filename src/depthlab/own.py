@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from depthlab.config import CONFIGS, public
+from depthlab.config import CONFIGS, from_yaml, public
 from depthlab.errors import Mistake
 
 FORMS: dict[str, tuple[str, ...]] = {
@@ -104,4 +104,4 @@ def _text(group: str, name: str, option: Callable[..., Any]) -> str:
 
 def _usual(group: str, name: str) -> dict[str, Any]:
     """What the YAML file of one of depthlab's options holds."""
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    return from_yaml((CONFIGS / group / f"{name}.yaml").read_text())

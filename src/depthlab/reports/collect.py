@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from depthlab.config import chosen, identity
+from depthlab.config import chosen, from_yaml, identity
 from depthlab.errors import Mistake
 from depthlab.run.directory import Record, Run
 
@@ -126,7 +126,7 @@ def load(folder: Path) -> tuple[list[Result], list[Result], list[str]]:
             continue
         try:
             summary, text = run.finished(), run.config.read_text()
-            config = yaml.safe_load(text)
+            config = from_yaml(text)
             if summary is None:
                 unfinished.append(_so_far(run, config, chosen(config, text)))
                 continue

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from depthlab.config import identity
+from depthlab.config import from_yaml, identity
 from depthlab.errors import Mistake
 from depthlab.machine.files import locked, replacing, sweep
 
@@ -64,7 +64,7 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.config.exists():
-                stored = yaml.safe_load(self.config.read_text(errors="replace"))
+                stored = from_yaml(self.config.read_text(errors="replace"))
                 if not isinstance(stored, dict) or identity(stored) != identity(config):
                     raise Mistake(f"{self.config}: not this run's config; move the directory away to start it anew")
             else:
