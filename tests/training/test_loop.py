@@ -107,7 +107,7 @@ def second_loop(data, steps, seed, rates, **options):
         optimizer.step()
         losses, seen = losses + loss.item() * len(y), seen + len(y)
         wrong += int((logits.argmax(1) != y).sum())
-        whole = (steps - step - 1) * BATCH >= data.images  # else the rest belongs to this epoch
+        whole = (steps - step - 1) * BATCH > data.images - BATCH  # else the rest belongs to this epoch
         if ((step + 1) * BATCH // data.images > epochs and whole) or step + 1 == steps:
             epochs = (step + 1) * BATCH // data.images
             net.eval()
@@ -181,7 +181,17 @@ def test_it_evaluates_where_an_epoch_ends_and_at_the_end(images, batch, steps):
     net = nn.Sequential(nn.Flatten(), nn.Linear(18, 4))
     found = [step for step, _ in finish(fresh(mine, net), Data(images), mine, steps, splits=())]
     ends = {math.ceil(e * images / batch) for e in range(1, steps * batch // images + 1)}
-    assert found == sorted({end for end in ends if (steps - end) * batch >= images} | {steps})
+    assert found == sorted({end for end in ends if (steps - end) * batch > images - batch} | {steps})
+
+
+@pytest.mark.parametrize(("images", "batch"), [(20, 6), (20, 5), (13, 8), (7, 3), (20, 19), (6, 8)])
+def test_whole_epochs_are_evaluated_one_by_one(images, batch):
+    """An epoch of 2 1/2 batches ends, like the run, in the batch that holds its last image."""
+    mine, net = recipe(batch=batch), nn.Sequential(nn.Flatten(), nn.Linear(18, 4))
+    for epochs in range(1, 9):
+        steps = [math.ceil(epoch * images / batch) for epoch in range(1, epochs + 1)]
+        found = [step for step, _ in finish(fresh(mine, net), Data(images), mine, steps[-1], splits=())]
+        assert found == sorted({*steps})
 
 
 def test_it_yields_after_each_iteration_and_each_batch_of_an_evaluation(monkeypatch):

@@ -123,8 +123,8 @@ def train(
 ) -> Iterator[Metrics | None]:
     """Trains until `steps` iterations are done, evaluating the `splits` after each epoch and at the end.
 
-    A last epoch that would not be whole is counted to the one before, so that the last errors are never those of a
-    few batches.
+    A last epoch that would not be whole, to a batch, is counted to the one before, so that the last errors are never
+    those of a few batches.
 
     Yields after each iteration, and between the batches of an evaluation, None; after each evaluation the metrics:
     train_error, train_loss (running, on the augmented batches since the last evaluation), for each split its `_error`
@@ -141,7 +141,7 @@ def train(
 
     while True:
         seen, left = state.step * recipe.batch, (steps - state.step) * recipe.batch
-        epoch_ends = seen // data.images > (seen - recipe.batch) // data.images and left >= data.images
+        epoch_ends = seen // data.images > (seen - recipe.batch) // data.images and left > data.images - recipe.batch
         if steps == 0 or (state.window is not None and (epoch_ends or left == 0)):
             metrics, size = state.report(ranks), EVALUATION_BATCH * ranks.world
             ranks.level(state.net)
