@@ -1,6 +1,8 @@
 """What is in the figures: series, labels, colours, the drops of the learning rate."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from made import run
@@ -80,7 +82,9 @@ def test_drops_of_the_rate_are_lines_in_each_panel(depths):
         ([0.1, 0.1, 0.01, 0.01, 0.001], [250, 450]),
         ([0.01, 0.1, 0.1, 0.06], []),  # a warm-up, a small step
         ([0.1, 0.08, 0.03, 0.001], []),  # a smooth descent
-        ([0.1, 0.01], [150]),
+        ([0.1, 0.01, 0.01], [150]),
+        ([0.1, 0.01, 0.0001], []),  # one cycle in three looks
+        ([0.1, 0.01], []),  # two do not tell
         ([0.1], []),
         ([0.1, None, 0.1, 0.01], [350]),
     ],
@@ -217,3 +221,11 @@ def test_an_unfinished_run_ends_in_a_ring_and_says_its_iteration(tmp_path):
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (300, 15.0)
     assert [text.get_text() for text in residual.texts] == ["56 layers, unfinished: iteration 300 of 1,000"]
     assert marks(plain, "unfinished") == []
+
+
+def test_labels_of_several_lines_have_room(tmp_path):
+    run(tmp_path)
+    drawn = figure.final([replace(row, label="norm.momentum=0.1 " * 6) for row in made(tmp_path) * 8])
+    drawn.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in drawn.axes[0].get_yticklabels()]
+    assert all(below.y1 <= above.y0 for above, below in pairwise(boxes))

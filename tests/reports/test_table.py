@@ -248,3 +248,9 @@ def test_a_block_that_follows_from_the_network_is_not_told(tmp_path):
         "block=single network=resnet",
         "block=bottleneck network=densenet",
     }
+
+
+def test_what_is_switched_off_has_a_label(tmp_path):
+    for seed, off in enumerate((False, True)):
+        run(tmp_path, seed=seed, config={"init": {"name": "orthogonal", "zero_last": off}})
+    assert [row.label for row in rows(load(tmp_path)[0])] == ["init.zero_last=false", "init.zero_last=true"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from depthlab.config import chosen, from_yaml, identity
+from depthlab.config import chosen, flat, from_yaml, identity
 from depthlab.errors import Mistake
 from depthlab.run.directory import Record, Run
 
@@ -166,7 +166,7 @@ def rows(results: list[Result]) -> list[Row]:
     facts = [group[0].facts for group in groups.values()]
     told = telling(facts)
     made = [
-        Row(_label(f, told), f, sorted(group, key=lambda r: r.summary["seed"]))
+        Row(_label(f | _false(group[0].config), told), f, sorted(group, key=lambda r: r.summary["seed"]))
         for f, group in zip(facts, groups.values(), strict=True)
     ]
     return sorted(made, key=lambda row: [(str(type(row.facts.get(k))), row.facts.get(k)) for k in told])
@@ -214,7 +214,15 @@ def _keys(facts: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for f in facts for key in f))
 
 
+def _false(config: dict[str, Any]) -> dict[str, Any]:
+    """What is switched off, which is no fact."""
+    return {key: value for key, value in flat(config).items() if value is False}
+
+
 def _label(facts: dict[str, Any], told: list[str]) -> str:
     shown = [key for key in told or ("depth", "skip", "norm") if facts.get(key) is not None]  # one alone: its name
-    values = {key: f"{facts[key]:g}" if isinstance(facts[key], float) else facts[key] for key in shown}
-    return " ".join(f"{key}={value}" for key, value in values.items())
+    return " ".join(f"{key}={_typed(facts[key])}" for key in shown)
+
+
+def _typed(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

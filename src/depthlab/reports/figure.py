@@ -117,7 +117,8 @@ def final(rows: list[Row]) -> Figure:
     for row in _plain_first(rows):
         kinds.setdefault(_kind(row), []).append(row)
     by_depth = differ_in_depth(rows) and len(kinds) <= MANY
-    height = max(2.9, 2.2 + 0.16 * len(kinds)) if by_depth else 0.7 + 0.22 * max(len(rows), 3)
+    lines = max(label.count("\n") + 1 for label in map(_wrapped, rows))
+    height = max(2.9, 2.2 + 0.16 * len(kinds)) if by_depth else 0.7 + (0.1 + 0.12 * lines) * max(len(rows), 3)
     figure = Figure(figsize=(6.9, height), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for ax, metric, title in zip(axes, ("train_error", "test_error"), ("training", "test"), strict=True):
@@ -150,14 +151,14 @@ def inline(svg: str, prefix: str) -> str:
 
 def drops(result: Result) -> list[float]:
     """Iterations at which the learning rate falls, between two evaluations, by a factor above 2 from a level that it
-    held before (a smooth descent has no drops).
+    held before, or to one that it holds if that was the first evaluation (a smooth descent has no drops).
     """
     points = [(r["step"], r["lr"]) for r in result.records if r.get("lr") is not None and "step" in r]
     found = []
     for i in range(1, len(points)):
         (before, high), (after, low) = points[i - 1], points[i]
-        held = i == 1 or math.isclose(points[i - 2][1], high, rel_tol=1e-6)
-        if held and high > 2 * low:
+        level, then = (points[i - 2][1], high) if i > 1 else (low, points[2][1] if len(points) > 2 else math.nan)
+        if math.isclose(level, then, rel_tol=1e-6) and high > 2 * low:
             found.append((before + after) / 2)
     return found
 
@@ -252,8 +253,12 @@ def _over_rows(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
         ax.plot(seeds, [place] * len(seeds), ".", color=OKABE_ITO[0], transform=beside, **DOT)
         if _diverged(row):
             ax.plot([0.98], [place], color=OKABE_ITO[1], transform=ax.get_yaxis_transform(), **CROSS)
-    ax.set_yticks(range(len(rows)), [textwrap.fill(row.label, 48) for row in rows])
+    ax.set_yticks(range(len(rows)), map(_wrapped, rows))
     ax.set(xlabel="error of the last epoch (%)", ylim=(len(rows) - 0.5, -0.7))
+
+
+def _wrapped(row: Row) -> str:
+    return textwrap.fill(row.label, 48)
 
 
 def bar(row: Row, metric: str) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """A folder's report as one HTML page that needs nothing else: figures, tables, verdicts, each row's config."""
 
+import re
 from html import escape
 from typing import Any
 
@@ -10,6 +11,8 @@ from depthlab.reports.collect import Row
 from depthlab.reports.figure import inline
 from depthlab.reports.table import BESIDE, Report, Sheet, about, table
 
+WIDTH = 72 * 6.9
+"""Of the widest figures, in points."""
 MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?", "not run": "–"}
 STYLE = """
 :root { color-scheme: light; --line: #d9dce1; --soft: #5b6470; }
@@ -27,9 +30,9 @@ figure { margin: 1.2rem 0; }
 .wide { overflow-x: auto; }
 figure svg { display: block; width: 100%; min-width: 32rem; height: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #8b939e; font-weight: 600; }
-th:first-child, td:first-child { padding-left: 0; text-align: left; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid #8b939e; font-weight: 600; white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; white-space: normal; min-width: 9rem; }
 .verdicts, .missing { margin: .5rem 0; padding: 0; list-style: none; }
 .verdicts li { display: grid; grid-template-columns: 8.5rem 1fr; gap: 0 .8rem; padding: .45rem 0;
                border-bottom: 1px solid var(--line); }
@@ -74,7 +77,9 @@ def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
         parts.append("</ul>")
     for number, (name, caption) in enumerate(sheet.captions.items()):
         svg = inline(figures[name], f"f{number}s{report.sheets.index(sheet)}") if name in figures else ""
-        parts.append(f'<figure><div class="wide">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>')
+        share = min(1.0, float(width[1]) / WIDTH) if (width := re.search(r'width="([\d.]+)pt"', svg)) else 1.0
+        parts.append(f'<figure><div class="wide" style="max-width: {share:.0%}">{svg}</div>')
+        parts.append(f"<figcaption>{escape(caption)}</figcaption></figure>")
     if sheet.beside:
         parts += ["<h3>Side by side</h3>", f'<p class="soft">{escape(BESIDE)}.</p>', *_table(sheet.beside)]
     parts += ["<h3>Numbers</h3>", f'<p class="soft">{escape(about(sheet).capitalize())}.</p>', *_table(table(sheet))]

@@ -244,7 +244,7 @@ def _panels(rows: list[Row], spec: Spec) -> tuple[Figure, list[tuple[Axes, list[
             ax.yaxis.set_minor_formatter(NullFormatter())
         laws = [law for law in spec.get("theory", []) if any(matches(row, law.get("of", {})) for row in inside)]
         dashes = [Line2D([], [], label="theory", **THEORY)] if laws else []
-        if len(inside) > 1 or len(parts) == 1 or dashes:
+        if len(inside) > 1 or len(parts) == 1 or by_depth or dashes:
             add_legend(ax, styles, 46 if columns < 3 else 30, dashes)
         found.append((ax, inside, look))
     for ax in grid[len(parts) :]:

@@ -238,8 +238,9 @@ class Session(Part):
             self.save()
         if signal:
             self.progress.close()
+            one_of_many = f"{self.home.path.name}: " if self.level < logging.INFO else ""
             where = f"at iteration {self.state.step:,} of {self.steps:,}"
-            log.info(f"stopped and saved {where}; to continue: {_command(self.ranks)}")
+            log.info(f"{one_of_many}stopped and saved {where}; to continue: {_command(self.ranks)}")
             self.stop(signal)
 
     def save(self) -> None:
