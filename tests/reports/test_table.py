@@ -7,6 +7,8 @@ import re
 import pytest
 from made import run
 
+from depthlab.config import FOLDERS
+from depthlab.reports import table as table_module
 from depthlab.reports.collect import load, rows, telling
 from depthlab.reports.table import beside, best, gather, grid, markdown, missing, table, terminal
 
@@ -60,12 +62,33 @@ def test_a_sheet_a_data_set(tmp_path):
     for data in ("digits", "cifar10"):
         run(tmp_path, 20, data=data)
     sheets = gather(tmp_path, EXPERIMENT).sheets
-    assert [(sheet.data, len(sheet.rows), sheet.command) for sheet in sheets] == [
-        ("cifar10", 1, f"python train.py experiment={tmp_path.name} data=cifar10"),
-        ("digits", 1, f"python train.py experiment={tmp_path.name} data=digits"),
-    ]
+    for sheet, data in zip(sheets, ("cifar10", "digits"), strict=True):
+        assert (sheet.data, len(sheet.rows)) == (data, 1)
+        assert sheet.commands.splitlines() == [
+            f"python train.py experiment={tmp_path.name} data={data}",
+            f"python scripts/report.py outputs/{tmp_path.name}",
+        ]
     assert table(sheets[0])[1][-1] == "8.75"
     assert "published test" not in table(sheets[1])[0]
+
+
+def test_the_commands_of_a_sweep_and_of_an_experiment_of_ones_own(tmp_path, monkeypatch):
+    folder, ideas = tmp_path / "my sweep", tmp_path / "ideas"
+    path = run(folder, config={"options": {"skip": "0a1b2c3d"}})
+    (sheet,) = gather(folder).sheets
+    assert sheet.commands.splitlines() == [
+        f"python train.py 'config=outputs/my sweep/{path.name}/config.yaml' options=FOLDER",
+        "python scripts/report.py 'outputs/my sweep'",
+    ]
+    (ideas / "experiment").mkdir(parents=True)
+    (ideas / "experiment" / "my sweep.yaml").touch()
+    (ideas / "skip.py").touch()
+    monkeypatch.setattr(table_module, "FOLDERS", [*FOLDERS, ideas])
+    (sheet,) = gather(folder, EXPERIMENT).sheets
+    assert sheet.commands.splitlines() == [
+        f"python train.py 'experiment=my sweep' data=digits options={ideas} --config-dir={ideas}",
+        f"python scripts/report.py 'outputs/my sweep' --config-dir={ideas}",
+    ]
 
 
 def test_verdicts_stand_in_the_report_and_a_claim_on_several_rows_does_not_stop_it(folder):
@@ -183,7 +206,7 @@ def test_markdown(folder):
     assert "python train.py experiment=deeper data=digits\n" in text
     assert re.search(r"!\[Error against iterations: [^]]*\]\(curves-digits\.svg\)", text)
     assert "- **reproduced**: 56 worse than 20 (train_error 41.00 ± 1.00 against 3.00 ± 2.65" in text
-    assert "train.py" not in markdown(gather(folder))
+    assert "python train.py config=outputs/deeper/" in markdown(gather(folder))
 
 
 def test_markdown_survives_labels(tmp_path):

@@ -66,8 +66,7 @@ def page(report: Report, figures: dict[str, str]) -> str:
 
 
 def _sheet(report: Report, sheet: Sheet, figures: dict[str, str]) -> list[str]:
-    command = f"{sheet.command}\npython scripts/report.py outputs/{report.name}"
-    parts = [f"<h2>{escape(sheet.data)}</h2>", *([f"<pre>{escape(command)}</pre>"] if sheet.command else [])]
+    parts = [f"<h2>{escape(sheet.data)}</h2>", f"<pre>{escape(sheet.commands)}</pre>"]
     if sheet.verdicts:
         parts += ["<h3>Verdicts</h3>", '<ul class="verdicts">']
         for verdict in sheet.verdicts:

@@ -3,12 +3,13 @@
 import itertools
 import json
 import math
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import LATER, experiment_rows, swept
+from depthlab.config import FOLDERS, LATER, experiment_rows, swept
 from depthlab.reports.collect import Result, Row, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
@@ -42,8 +43,8 @@ class Sheet:
     missing: list[str]
     published: list[dict[str, Any]]
     """The published numbers that these runs can be compared with."""
-    command: str | None
-    """The command that makes these runs, where an experiment names them."""
+    commands: str
+    """What makes these runs and their report again; where no experiment names them, one of them."""
     measured: list[tuple[dict[str, Any], list[Row]]]
     """The experiment's figures of what probes measured, each with its rows."""
     metrics: list[str]
@@ -114,7 +115,6 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         every, at = rows(inside), whole.get("published_at", {})
         made, running = ([part for row in every if (part := row.only(finished))] for finished in (True, False))
         published = [p for p in whole.get("published", []) if any(matches(row, at | p["of"]) for row in made)]
-        command = f"python train.py experiment={name} data={data}" if experiment else None
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
         absent = missing(wanted, whole.get("seeds", []), made)
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
@@ -130,7 +130,7 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
                 verdicts(whole, made),
                 absent,
                 published,
-                command,
+                _commands(name, data, inside, experiment=bool(experiment)),
                 [(figure, inside) for figure, inside in drawn if inside],
                 [metric for metric in metrics if any(math.isfinite(v) for row in made for v in row.values(metric))],
                 running,
@@ -139,6 +139,19 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
             )
         )
     return Report(name, whole.get("title", name), whole.get("source", ""), sheets, unfinished, broken)
+
+
+def _commands(name: str, data: str, results: list[Result], *, experiment: bool) -> str:
+    """What is typed; options of one's own are looked for in the folder of --config-dir, where there is one."""
+    words = [f"experiment={name}", f"data={data}"] if experiment else []
+    words = words or [f"config=outputs/{name}/{results[0].path.name}/config.yaml"]
+    folders = [folder for folder in FOLDERS[1:] if (folder / "experiment" / f"{name}.yaml").exists()]
+    flags = [f"--config-dir={folder}" for folder in folders]
+    if mine := {group for result in results for group in result.config.get("options") or {}}:
+        fit = [str(folder) for folder in folders if all((folder / f"{group}.py").exists() for group in mine)]
+        words.append(f"options={[*fit, 'FOLDER'][0]}")
+    report = ["python", "scripts/report.py", f"outputs/{name}", *flags]
+    return f"{shlex.join(['python', 'train.py', *words, *flags])}\n{shlex.join(report)}"
 
 
 def _unfinished(result: Result) -> str:
@@ -324,9 +337,7 @@ def markdown(report: Report) -> str:
     parts = [f"# {_escaped(report.title)}", *([report.source] if report.source else [])]
     for sheet in report.sheets:
         parts.append(f"## {sheet.data}")
-        parts += (
-            [f"```\n{sheet.command}\npython scripts/report.py outputs/{report.name}\n```"] if sheet.command else []
-        )
+        parts.append(f"```\n{sheet.commands}\n```")
         parts += [f"![{caption}]({name}.svg)" for name, caption in sheet.captions.items()]
         parts.append(f"{about(sheet).capitalize()}.")
         parts.append(_piped(table(sheet)))
