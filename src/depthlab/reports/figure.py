@@ -95,7 +95,7 @@ def curves(rows: list[Row]) -> Figure:
         ax.text(0.99, 0.98, words, transform=ax.transAxes, ha="right", va="top", fontsize=6.5)
         for step in sorted({step for row in inside for result in row.results for step in drops(result)}):
             ax.axvline(step, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5, label="_drop")
-        ax.set_title(textwrap.fill(title, 56 if columns < 3 else 36))
+        ax.set_title(textwrap.fill(title, 50 if columns < 3 else 31))
         if not shared:
             add_legend(ax, styles, 46 if columns < 3 else 30)
     last = axes.flat[0]

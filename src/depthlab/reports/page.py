@@ -32,7 +32,7 @@ figure svg { display: block; width: 100%; min-width: 32rem; height: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid #8b939e; font-weight: 600; white-space: normal; vertical-align: bottom; }
-th:first-child, td:first-child { padding-left: 0; text-align: left; white-space: normal; min-width: 9rem; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; white-space: normal; min-width: 17rem; }
 .verdicts, .missing { margin: .5rem 0; padding: 0; list-style: none; }
 .verdicts li { display: grid; grid-template-columns: 8.5rem 1fr; gap: 0 .8rem; padding: .45rem 0;
                border-bottom: 1px solid var(--line); }
