@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # as in command/cli.py, which workers need not import
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPING = b"\nstopping after this iteration; once more stops at once\n"
 GRACE = 10.0
 """Seconds that the processes of a run have to end when one of them has."""
 
@@ -91,6 +92,8 @@ def handing_on() -> Iterator[list[int]]:
     def hand_on(number: int, frame: FrameType | None) -> None:
         came.append(number)
         workers = multiprocessing.active_children()
+        if workers and len(came) == 1:
+            os.write(2, STOPPING)
         for worker in workers:
             worker.terminate()
         if not workers:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from depthlab.machine.processes import STOPPING
+
 
 class Interruption:
     """The first Ctrl-C or SIGTERM, remembered in `.signal` until the loop can save; a second one ends at once."""
@@ -24,7 +26,7 @@ class Interruption:
             self.broke = True
             raise KeyboardInterrupt
         if self.tells:
-            os.write(2, b"\nstopping after this iteration; once more stops at once\n")
+            os.write(2, STOPPING)
 
     @contextmanager
     def watching(self) -> Iterator["Interruption"]:

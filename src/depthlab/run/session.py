@@ -14,6 +14,7 @@ import torch
 
 from depthlab import config
 from depthlab.data.dataset import DataSet
+from depthlab.machine.processes import Job
 from depthlab.network.weights import Start
 from depthlab.run import build, describe
 from depthlab.run.console import Progress
@@ -66,7 +67,7 @@ class Part:
         self.steps = build.iterations(planned.cfg, images)
         self.net = build.network(planned, images, where)
         self.state = State(self.net, planned.optimizer(self.net, planned.cfg.recipe))
-        self.interruption = Interruption(tells=not ranks.rank)
+        self.interruption = Interruption(tells=not ranks.rank and not Job.running)  # its sweep tells
 
     def run(self) -> Record:
         """Goes on until all have ended; SystemExit where all stop."""
