@@ -10,7 +10,7 @@ from made import run
 from depthlab.config import FOLDERS
 from depthlab.reports import table as table_module
 from depthlab.reports.collect import load, rows, telling
-from depthlab.reports.table import beside, best, gather, grid, markdown, missing, table, terminal
+from depthlab.reports.table import about, beside, best, gather, grid, markdown, missing, table, terminal
 
 EXPERIMENT = {
     "title": "Deeper is worse",
@@ -277,3 +277,11 @@ def test_what_is_switched_off_has_a_label(tmp_path):
     for seed, off in enumerate((False, True)):
         run(tmp_path, seed=seed, config={"init": {"name": "orthogonal", "zero_last": off}})
     assert [row.label for row in rows(load(tmp_path)[0])] == ["init.zero_last=false", "init.zero_last=true"]
+
+
+def test_a_column_says_which_probe_measured_it(tmp_path):
+    run(tmp_path, probes={"lesion": [{"least_bad": 3.0}]}, train=(9.0,), test=(9.0,))
+    claim = {"claim": "a deleted unit costs little", "metric": "lesion.least_bad", "of": {"depth": 20}, "at_most": 5}
+    (sheet,) = gather(tmp_path, {"seeds": [0], "runs": ["depth=20"], "claims": [claim]}).sheets
+    assert table(sheet)[0][-1] == "least bad"
+    assert about(sheet).endswith("over seeds; least bad: what probe lesion saw last")

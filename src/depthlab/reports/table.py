@@ -302,10 +302,18 @@ def about(sheet: Sheet) -> str:
     if not sheet.rows:
         return "no finished run yet"
     if not sheet.trained:
-        return "at initialisation, mean ± standard deviation over seeds"
+        return f"at initialisation, mean ± standard deviation over seeds{_measured(sheet)}"
     gone = any(result.summary.get("status") == "diverged" for result in sheet.results)
     counted = ", a diverged run without a number counted as 100 %" if gone else ""
-    return f"errors of the last epoch in %, mean ± standard deviation over seeds{counted}"
+    return f"errors of the last epoch in %, mean ± standard deviation over seeds{counted}{_measured(sheet)}"
+
+
+def _measured(sheet: Sheet) -> str:
+    """`; nonconvex, basin: what probe loss_surface saw last`."""
+    probes: defaultdict[str, list[str]] = defaultdict(list)
+    for probe, _, key in (metric.rpartition(".") for metric in sheet.metrics):
+        probes[probe].append(key.replace("_", " "))
+    return "".join(f"; {', '.join(keys)}: what probe {probe} saw last" for probe, keys in probes.items() if probe)
 
 
 def mean(values: list[float]) -> str:
