@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from depthlab.reports.collect import Result, Row
-from depthlab.reports.verdict import chance, judge, select
+from depthlab.reports.verdict import chance, judge, select, told
 
 
 def row(errors, metric="train_error", **facts):
@@ -55,6 +55,30 @@ def word(higher, lower, metric="train_error"):
 )
 def test_orderings(higher, lower, expected):
     assert word(higher, lower) == expected
+
+
+@pytest.mark.parametrize(
+    ("seeds", "paired", "least"),
+    [(2, False, "0.17"), (3, False, None), (1, False, "0.5"), (4, True, "0.062"), (5, True, None)],
+)
+def test_too_few_seeds_are_said_to_decide_nothing(seeds, paired, least):
+    claim = {"claim": "deep is worse", "higher": {"depth": 56}, "lower": {"depth": 20}, "paired": paired}
+    high, low = row([9.0 + n for n in range(seeds)], depth=56), row([float(n) for n in range(seeds)], depth=20)
+    (verdict,) = judge({"claims": [claim]}, [high, low])
+    assert verdict.word == ("undecided" if least else "reproduced")
+    assert ("too few" in verdict.because) == (least is not None)
+    assert f"(p is at least {least})" in verdict.because or least is None
+
+
+def test_facts_are_told_as_they_are_typed():
+    facts = {
+        "depth": 56,
+        "norm.affine": False,
+        "recipe.optimizer.name": None,
+        "skip.scale": 0.5,
+        "best": "test_error",
+    }
+    assert told(facts) == "depth=56 norm.affine=false recipe.optimizer.name=sgd skip.scale=0.5"
 
 
 def test_a_metric_that_was_not_measured_decides_nothing():

@@ -221,8 +221,9 @@ def _false(config: dict[str, Any]) -> dict[str, Any]:
 
 def _label(facts: dict[str, Any], told: list[str]) -> str:
     shown = [key for key in told or ("depth", "skip", "norm") if facts.get(key) is not None]  # one alone: its name
-    return " ".join(f"{key}={_typed(facts[key])}" for key in shown)
+    return " ".join(f"{key}={typed(facts[key])}" for key in shown)
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
+    """A value as it is typed."""
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

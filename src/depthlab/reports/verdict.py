@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from depthlab.reports.collect import Row, crossings, spread
+from depthlab.config import LATER
+from depthlab.reports.collect import Row, crossings, spread, typed
 
 ALPHA = 0.05
 """An ordering holds if chance alone would give it with at most this probability."""
@@ -57,7 +58,9 @@ def matches(row: Row, wanted: dict[str, Any]) -> bool:
 
 def told(wanted: dict[str, Any]) -> str:
     """Facts as a person types them: `depth=56 skip=none`."""
-    return " ".join(f"{key}={value}" for key, value in wanted.items() if key != "best")
+    return " ".join(
+        f"{key}={typed(LATER.get(key) if v is None else v)}" for key, v in wanted.items() if key != "best"
+    )
 
 
 def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
@@ -78,6 +81,8 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     above, below = chance(a, b, paired=paired), chance(b, a, paired=paired)
     word = "reproduced" if above <= ALPHA else "contradicted" if below <= ALPHA else "undecided"
     seeds = f"{len(a)} pairs" if paired else f"{len(a)} and {len(b)} seeds"
+    if (least := 1 / (2 ** len(a) if paired else math.comb(len(a) + len(b), len(a)))) > ALPHA:
+        seeds += f", too few to decide anything (p is at least {least:.2g})"
     return Verdict(text, word, f"{compared}; permutation test, p = {min(above, below):.3g}, {seeds}")
 
 
