@@ -50,8 +50,9 @@ def offered(words: Sequence[str], folder: str | None = None) -> Iterator[None]:
         from depthlab.own import texts  # which runs them, and they load torch
 
         config.OWN.update(texts(own))
-    config.FOLDERS += [Path(folder)] if folder else []
     try:
+        if folder:
+            config.add(Path(folder))
         for group, options in config.OWN.items():
             for name, text in options.items():
                 package = text.split("\n")[0].removeprefix("# @package ")

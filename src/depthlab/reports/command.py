@@ -8,8 +8,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import FOLDERS, texts
+from depthlab import config
+from depthlab.config import texts
 from depthlab.errors import Mistake, told_in_one_line
+from depthlab.experiment import check
 from depthlab.reports import figure, profile
 from depthlab.reports.page import page
 from depthlab.reports.table import gather, markdown, stem, terminal
@@ -49,12 +51,18 @@ def folders(given: list[Path]) -> list[Path]:
 
 
 def experiment_of(folder: Path) -> dict[str, Any] | None:
-    """What experiment/FOLDERNAME.yaml among the configs holds under `experiment`; None if there is no such file."""
+    """What experiment/FOLDERNAME.yaml among the configs holds under `experiment`; None if there is no such file.
+    Raises Mistake where it is none that could be run.
+    """
     from omegaconf import OmegaConf
 
-    text = texts("experiment").get(folder.resolve().name)
-    found = OmegaConf.to_container(OmegaConf.create(text)) if text else None
-    return found["experiment"] if isinstance(found, dict) else None
+    name = folder.resolve().name
+    if (text := texts("experiment").get(name)) is None:
+        return None
+    found = OmegaConf.to_container(OmegaConf.create(text))
+    experiment = found.get("experiment") if isinstance(found, dict) else None
+    check(name, experiment)
+    return experiment
 
 
 def _holds_runs(folder: Path) -> bool:
@@ -67,7 +75,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, metavar="outputs/NAME")
     parser.add_argument("--config-dir", type=Path, help="where an experiment of your own lies, as for train.py")
     given = parser.parse_args()
-    FOLDERS[1:] = [given.config_dir] if given.config_dir else []
     with told_in_one_line():
+        del config.FOLDERS[1:]
+        if given.config_dir:
+            config.add(given.config_dir)
         for folder in folders(given.folders):
             write(folder, experiment_of(folder))

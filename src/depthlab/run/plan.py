@@ -15,6 +15,7 @@ from torch import nn
 
 from depthlab import config, data, network, own, probes
 from depthlab.config import Config
+from depthlab.data.task import OfImages, OfPixels
 from depthlab.errors import Mistake, hint, within, wrong_value
 from depthlab.network import activation, constructed, init, norm, skip, unit, weight, weights
 from depthlab.network.resnet import Network
@@ -50,6 +51,18 @@ class Plan:
     def labels(self) -> str:
         """What has a label, images or pixels; images where data of one's own do not say."""
         return getattr(_gives(self.options["data"].func), "labels", "images")
+
+    @property
+    def metrics(self) -> set[str] | None:
+        """What the loop measures; None where data of one's own may ask for something else."""
+        if "data" in (self.config["options"] or {}):
+            return None
+        task = OfPixels(2) if self.labels == "pixels" else OfImages()
+        of_each = task.metrics(torch.arange(task.numbers, 0, -1))
+        splits = {"test": True, "clean_train": self.cfg.evaluate_train}
+        splits |= {"validation": self.config["data"].get("validation")}
+        trained = {"train_error", "train_loss"} if self.cfg.epochs != 0 else set()
+        return trained | {f"{split}_{key}" for split, has in splits.items() if has for key in of_each}
 
     def finished(self) -> Record | None:
         """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
