@@ -15,6 +15,7 @@ from depthlab.experiment import check
 from depthlab.reports import figure, profile
 from depthlab.reports.page import page
 from depthlab.reports.table import gather, markdown, stem, terminal
+from depthlab.run.directory import Run
 
 OUTPUTS = Path("outputs")
 
@@ -51,18 +52,22 @@ def folders(given: list[Path]) -> list[Path]:
 
 
 def experiment_of(folder: Path) -> dict[str, Any] | None:
-    """What experiment/FOLDERNAME.yaml among the configs holds under `experiment`; None if there is no such file.
-    Raises Mistake where it is none that could be run.
+    """What the YAML file of the experiment that made a folder's runs holds under `experiment`, and its `name`; where
+    they do not say which, that of the folder's name; None if there is no such file. Raises Mistake where it is not
+    found, or none that could be run.
     """
     from omegaconf import OmegaConf
 
-    name = folder.resolve().name
+    made_by = [name for file in folder.glob("*/config.yaml") if (name := Run(file.parent).experiment())]
+    name = made_by[0] if len({*made_by}) == 1 else folder.resolve().name
     if (text := texts("experiment").get(name)) is None:
+        if name in made_by:
+            raise Mistake(f"{folder}: runs of experiment={name}, which is not here; --config-dir FOLDER says where")
         return None
     found = OmegaConf.to_container(OmegaConf.create(text))
-    experiment = found.get("experiment") if isinstance(found, dict) else None
+    experiment: Any = found.get("experiment") if isinstance(found, dict) else None
     check(name, experiment)
-    return experiment
+    return experiment | {"name": name}
 
 
 def _holds_runs(folder: Path) -> bool:
@@ -79,5 +84,5 @@ def main() -> None:
         del config.FOLDERS[1:]
         if given.config_dir:
             config.add(given.config_dir)
-        for folder in folders(given.folders):
-            write(folder, experiment_of(folder))
+        for folder, experiment in [(folder, experiment_of(folder)) for folder in folders(given.folders)]:
+            write(folder, experiment)

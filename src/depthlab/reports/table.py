@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depthlab.config import LATER, experiment_rows, swept
-from depthlab.reports.collect import Result, Row, load, rows, spread
+from depthlab.reports.collect import Result, Row, instead, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
 CAPTIONS = {
@@ -103,7 +103,7 @@ class Report:
 
 
 def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
-    """Reads a folder; `experiment`: what the YAML file of that name holds under `experiment`, if there is one."""
+    """Reads a folder; `experiment`: what its YAML file holds under `experiment`, if it is one's, and its `name`."""
     results, unfinished, broken = load(folder)
     by_data: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results + [result for result in unfinished if result.records]:
@@ -114,9 +114,10 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         every, at = rows(inside), whole.get("published_at", {})
         made, running = ([part for row in every if (part := row.only(finished))] for finished in (True, False))
         published = [p for p in whole.get("published", []) if any(matches(row, at | p["of"]) for row in made)]
-        command = f"python train.py experiment={name} data={data}" if experiment else None
+        command = f"python train.py experiment={whole.get('name', name)} data={data}" if experiment else None
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
         absent = missing(wanted, whole.get("seeds", []), made)
+        absent += [f"figure of {f['y']}{line}" for f in whole.get("figures", []) if (line := instead(f["y"], made))]
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
         sides = [side for c in whole.get("claims", []) for side in (c, c.get("predicted", {}))]
         lines = best(whole.get("beside", {}), made)

@@ -46,6 +46,8 @@ class Plan:
     run: Run
     twin: "Plan | None" = None
     """The run that `weights={depth: 20}` starts from: this one with these options instead."""
+    experiment: str | None = None
+    """The named experiment that it is a run of."""
 
     @property
     def labels(self) -> str:
@@ -139,8 +141,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     optimizer.check(name)
     if name == "kfac" and (cfg.devices > 1 or cfg.recompute or cfg.graph):
         raise Mistake("recipe/optimizer=kfac: looks inside one whole pass; leave out devices, recompute and graph")
-    experiment = values.pop("experiment")
-    values["folder"] = values["folder"] or (choices["experiment"] if experiment else choices["data"])
+    experiment = choices["experiment"] if values.pop("experiment") else None
+    values["folder"] = values["folder"] or experiment or choices["data"]
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
     if cfg.epochs is not None:
         values["recipe"]["iterations"] = None
@@ -153,7 +155,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         measure = config.bind(module, settings | {"name": name}, f"probe.{name}")
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
         measures.append(Probe(name, measure, **house, file=getattr(module, "digest", None)))
-    planned = Plan(cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin)
+    made = parts["schedule"], parts["optimizer"], measures
+    planned = Plan(cfg, values, chosen, options, *made, Run(Path()), twin, experiment)
     _check_labels(planned)
     with torch.device("meta"):
         net = planned.build((3, 32, 32), 10)
