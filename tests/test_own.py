@@ -212,6 +212,8 @@ def test_yaml_files_of_ones_own(command, folder, monkeypatch):
     assert "done before" in command(f"config={run}/config.yaml").out  # whose values are all there
     assert depthlab.load(run).net.units[0].skip.scale == 0.6
 
+    line = f"error: skip=mine: no such skip; {folder}/skip.py defines it: options={folder} "
+    assert command("--config-dir", str(folder), "skip=mine", *SHORT).err.startswith(line)
     outcome = command("--config-dir", str(folder), "experiment=my_question", *SHORT)
     assert "2 runs: 0 done, 2 to run" in outcome.out
     assert f"report.py outputs/my_question '--config-dir={folder}'\n" in outcome.out

@@ -263,6 +263,17 @@ def owners(key: str) -> list[str]:
     return [f"{'/'.join(group)}={option}" for option, text in texts("/".join(group)).items() if line.search(text)]
 
 
+def own(group: str, name: str) -> str:
+    """Where an option that a group does not have may come from; empty where nobody can add one, or has."""
+    for folder in FOLDERS[1:]:
+        file = folder / f"{group}.py"
+        if not OWN and file.is_file() and re.search(rf"^(def|class) {name}\b", file.read_text(), re.MULTILINE):
+            return f"{file} defines it: options={folder}"
+    if group == "experiment":
+        return "" if FOLDERS[1:] else "one of your own: --config-dir FOLDER"
+    return "" if OWN or group not in {*GROUPS} - {"network", "recipe"} else "one of your own: options=FOLDER"
+
+
 def help_text() -> str:
     """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
