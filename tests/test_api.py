@@ -77,7 +77,11 @@ def test_nothing_global_is_left_behind():
         ("dpth=3", "dpth: no such option; did you mean depth?"),
         ("depth=21", "depth=21: basic blocks make 6n+2 layers: nearest 20 and 26"),
         ("skip.scale=2", "skip.scale: the chosen skip has no such option; skip=rescaled, "),
-        ("-m seed=0,1", "-m: a flag of the command; here options alone, one run a call"),
+        ("-m seed=0,1", "-m: a flag of the command; from Python one call is one run: for depth in (8, 20): depthlab"),
+        (
+            "seed=0,1",
+            "seed=0,1: several runs, and from Python one call is one run: for depth in (8, 20): depthlab.run(",
+        ),
         ("experiment=lambda", "experiment: is a sweep"),
     ],
 )

@@ -76,9 +76,9 @@ def test_names_need_not_be_text():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("Value 'abc' of type 'str' could not be converted to Integer", "x=abc: could not be converted to Integer"),
+        ("Value 'abc' of type 'str' could not be converted to Integer", "x=abc: a whole number"),
         ("Invalid value 'basc', expected one of [a, b]", "x=basc: expected one of [a, b]"),
-        ("Value 'it's' of type 'str' could not be converted to Float", "x=it's: could not be converted to Float"),
+        ("Value 'it's' of type 'str' could not be converted to Float", "x=it's: a number"),
         ("something else", "x: something else"),
     ],
 )
@@ -151,14 +151,14 @@ UNITS = "bn_after_addition, norm_after_activation, original, preact, relu_before
 TYPED = {
     "dpth=20": f"dpth: no such option; did you mean depth? (allowed: {ALL})",
     "qqq=20": f"qqq: no such option; (allowed: {ALL})",
-    "depth=abc": "depth=abc: could not be converted to Integer",
-    "depth=20.5": "depth=20.5: could not be converted to Integer",
+    "depth=abc": "depth=abc: a whole number",
+    "depth=20.5": "depth=20.5: a whole number",
     "seed=null": "seed=null: a value is needed",
-    "epochs=long": "epochs=long: could not be converted to Float",
+    "epochs=long": "epochs=long: a number",
     "block=basc": "block=basc: expected one of [basic, bottleneck, single]",
-    "rerun=maybe": "rerun=maybe: is not a valid bool (type str)",
+    "rerun=maybe": "rerun=maybe: true or false",
     "recipe.rte=1": f"recipe.rte: no such option; did you mean recipe.rate? (allowed: {RECIPES})",
-    "recipe.rate=fast": "recipe.rate=fast: could not be converted to Float",
+    "recipe.rate=fast": "recipe.rate=fast: a number",
     "recipe.warmup.shar=1": "recipe.warmup.shar: no such option; did you mean recipe.warmup.share? "
     f"(allowed: {WARMUPS})",
     "skip.scale=2": "skip.scale: no such option; the chosen skip takes none",

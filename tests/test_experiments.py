@@ -9,6 +9,7 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 import experiments
 from conftest import ROOT
@@ -17,7 +18,7 @@ from depthlab.config import experiment_rows, swept
 from depthlab.reports.collect import Result, rows
 from depthlab.reports.verdict import judge
 from depthlab.run.plan import plan
-from hydra_plugins.depthlab_sweeper import composed
+from hydra_plugins.depthlab_sweeper import composed, foresee
 
 NAMES = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
 FEWER = {"precision_horizon"}
@@ -42,7 +43,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
     data = SCALE.get(name, "cifar10") if data == "paper" else data
     if data == "digits" and name in SCALE:
         pytest.skip("an experiment on data of another kind")
-    results, experiment = [], compose([f"experiment={name}"]).cfg.experiment
+    results, plans, experiment = [], [], compose([f"experiment={name}"]).cfg.experiment
     metrics = [
         claim.metric
         for claim in [*experiment.get("claims", []), *experiment.get("published", [])]
@@ -56,10 +57,12 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
         planned = plan(*made)
         assert planned.run.path.parent == Path("outputs") / name
         assert {*probes} <= {probe.name for probe in planned.probes}
+        plans.append(planned)
         for seed in range(3):
             final = dict.fromkeys(("train_error", "clean_train_error", "test_error", "train_loss", *metrics), 1.0)
             summary = {"choices": planned.choices, "seed": seed, "final": final}
             results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}], probes))
+    foresee(name, OmegaConf.to_container(experiment), plans, [])  # all claims are about what some run will be
     made = rows(results)
     assert len(made) == len(jobs)
     assert len({row.label for row in made}) == len(made)

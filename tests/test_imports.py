@@ -23,12 +23,13 @@ OURS = {
     "training.schedule": set(),
     "training.kfac": set(),
     "config": {"errors", "training.recipe"},
+    "experiment": {"errors", "config"},
     "own": {"errors", "config"},
     "run.directory": {"errors", "machine.files", "config"},
-    "reports": {"errors", "config", "run.directory"},
+    "reports": {"errors", "config", "experiment", "run.directory"},
     "run": set(),
     "run.console": set(),
-    "run.interruption": set(),
+    "run.interruption": {"machine.processes"},
     "run.tensorboard": {"reports.profile"},
     "run.probing": {"errors", "network", "data.dataset", "probes", "run.directory"},
     "run.plan": {
@@ -39,7 +40,7 @@ OURS = {
     "run.describe": {"config", "data.dataset", "network.weights", "run.directory", "run.plan"},
     "run.session": {
         *("config", "data.dataset", "network", "training", "run.build", "run.console", "run.describe"),
-        *("run.directory", "run.interruption", "run.plan", "run.probing", "run.tensorboard"),
+        *("machine.processes", "run.directory", "run.interruption", "run.plan", "run.probing", "run.tensorboard"),
     },
     "run.start": {
         *("errors", "machine", "data.dataset", "training", "run.build", "run.console", "run.describe"),

@@ -11,6 +11,7 @@ from torch import nn
 
 import depthlab
 from depthlab import Mistake, config, own
+from depthlab.run.directory import Run
 
 SHORT = ["data=digits", "depth=8", "width=4", "recipe.iterations=2"]
 SKIP = '''
@@ -211,9 +212,14 @@ def test_yaml_files_of_ones_own(command, folder, monkeypatch):
     assert "done before" in command(f"config={run}/config.yaml").out  # whose values are all there
     assert depthlab.load(run).net.units[0].skip.scale == 0.6
 
+    line = f"error: skip=mine: no such skip; {folder}/skip.py defines it: options={folder} "
+    assert command("--config-dir", str(folder), "skip=mine", *SHORT).err.startswith(line)
     outcome = command("--config-dir", str(folder), "experiment=my_question", *SHORT)
     assert "2 runs: 0 done, 2 to run" in outcome.out
     assert f"report.py outputs/my_question '--config-dir={folder}'\n" in outcome.out
+    (file, _) = Path("outputs/my_question").glob("*/config.yaml")
+    assert Run(file.parent).experiment() == "my_question"
+    assert "done before" in command(f"config={file}").out  # one run again, and no sweep
     monkeypatch.setattr("sys.argv", ["report.py", "outputs/my_question", f"--config-dir={folder}"])
     judged = []
     monkeypatch.setattr(report, "write", lambda *given: judged.append(given))

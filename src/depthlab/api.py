@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from depthlab import config, probes
-from depthlab.command.compose import Composed, compose, mistakes
+from depthlab.command.compose import ONE, Composed, compose, mistakes
 from depthlab.config import CONFIGS, from_yaml
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
@@ -182,7 +182,7 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1,
 def _composed(words: Words) -> Composed:
     given = shlex.split(words) if isinstance(words, str) else list(words)
     if flags := [word for word in given if word.startswith("-")]:
-        raise Mistake(f"{flags[0]}: a flag of the command; here options alone, one run a call")
+        raise Mistake(f"{flags[0]}: a flag of the command; {ONE}")
     return compose(given)
 
 

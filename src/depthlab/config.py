@@ -24,7 +24,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
-from depthlab.errors import Mistake, hint, one_of, wrong_value
+from depthlab.errors import Mistake, hint, not_yaml, one_of, wrong_value
 from depthlab.training.recipe import Recipe, Warmup
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +35,8 @@ FOLDERS = [CONFIGS]
 OWN: dict[str, dict[str, str]] = {}
 """What `options=FOLDER` adds: by group and name, the text of an option's YAML file."""
 GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
+PACKAGES = {"experiment": "_global_", "data": "_global_", "probe": "probe.{}"}
+"""The groups whose YAML files say in a first line where their keys belong."""
 
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """What Hydra 1.3 wants to be told, and 1.4 not."""
@@ -150,7 +152,7 @@ def typed(option: str, value: Any, annotation: Any) -> Any:
     try:
         value = OmegaConf.merge(_schema(annotation), {"value": value}).value
     except ValidationError as error:
-        raise wrong_value(option, str(error).split("\n", 1)[0]) from None
+        raise wrong_value(option, str(error).split("\n", 1)[0], value) from None
     if isinstance(value, ListConfig):
         value = list(value)
     if not all(math.isfinite(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)):
@@ -197,6 +199,35 @@ def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[lis
     return [[seeds, *here.get("options", []), *shlex.split(line)] for line in lines]
 
 
+def add(folder: Path) -> None:
+    """Looks for YAML files in a folder of a person's own, too. Raises Mistake on a folder that is not there, and on a
+    file of one of the groups that will not do.
+    """
+    if not folder.is_dir():
+        raise Mistake(f"--config-dir {folder}: no such folder")
+    for group in GROUPS:
+        for file in sorted((folder / group).glob("*.yaml")):
+            _check_file(file, group)
+    FOLDERS.append(folder)
+
+
+def _check_file(file: Path, group: str) -> None:
+    try:
+        text = file.read_text()
+        values = from_yaml(text)
+    except UnicodeDecodeError:
+        raise Mistake(f"{file}: is no text") from None
+    except yaml.YAMLError as error:
+        raise not_yaml(str(file), error) from None
+    if not isinstance(values, dict):
+        raise Mistake(f"{file}: holds no keys with their values, as in name: scaled")
+    package = f"@package {PACKAGES.get(group, group).format(file.stem)}"
+    if group in PACKAGES and package not in "".join(re.findall(r"^#.*\n", text, re.MULTILINE)):
+        raise Mistake(f"{file}: its first line has to be # {package}, which says where its keys belong")
+    if group not in (*PACKAGES, "recipe") and not {"name", "defaults"} & {*values}:
+        raise Mistake(f"{file}: has no name: which function takes its values, as in name: {min(texts(group))}")
+
+
 def swept(word: str) -> list[str]:
     """The values in `option=a,b`; `option={a:1,b:2}` is one, and so is `option=[1,2]`."""
     return re.split(r",(?![^{\[]*[}\]])", word.partition("=")[2])
@@ -230,6 +261,17 @@ def owners(key: str) -> list[str]:
     *group, name = key.split(".")
     line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
     return [f"{'/'.join(group)}={option}" for option, text in texts("/".join(group)).items() if line.search(text)]
+
+
+def own(group: str, name: str) -> str:
+    """Where an option that a group does not have may come from; empty where nobody can add one, or has."""
+    for folder in FOLDERS[1:]:
+        file = folder / f"{group}.py"
+        if not OWN and file.is_file() and re.search(rf"^(def|class) {name}\b", file.read_text(), re.MULTILINE):
+            return f"{file} defines it: options={folder}"
+    if group == "experiment":
+        return "" if FOLDERS[1:] else "one of your own: --config-dir FOLDER"
+    return "" if OWN or group not in {*GROUPS} - {"network", "recipe"} else "one of your own: options=FOLDER"
 
 
 def help_text() -> str:

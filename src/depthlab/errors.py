@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from math import inf
+from typing import Any
 
 # What other programs call them.
 ALIASES = {"lr": "recipe.rate", "learning_rate": "recipe.rate", "batch_size": "recipe.batch", "batch": "recipe.batch"}
 ALIASES |= {"weight_decay": "recipe.decay", "momentum": "recipe.momentum", "dataset": "data", "lambda": "skip.scale"}
 
+# What OmegaConf calls values, and what a person does.
+KINDS = {"converted to Integer": "a whole number", "converted to Float": "a number", "valid bool": "true or false"}
+KINDS |= {"to string": "a word or a text", "is not a ListConfig": "a list, as in [a, b]"}
+KINDS |= {"to Dict[": "keys with their values, as in {key: value}"}
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 """What a terminal obeys instead of showing it, and ends of lines."""
@@ -42,15 +47,27 @@ def within(option: str, given: float, low: float, high: float = inf, reason: str
     raise Mistake(f"{option}={given}: {allowed}" + f" ({reason})" * bool(reason))
 
 
-def wrong_value(option: str, text: str) -> Mistake:
-    """The mistake behind OmegaConf's text on a value of a wrong type: `depth=abc: could not be converted to ...`."""
+def wrong_value(option: str, text: str, given: object = None) -> Mistake:
+    """The mistake behind OmegaConf's text on a value of a wrong type: `depth=abc: a whole number`.
+
+    `given`: the value, where the text does not say it.
+    """
     if re.search("Incompatible value 'None'|is not Optional", text):
         return Mistake(f"{option}=null: a value is needed")
     if "is not a subclass of" in text:
         return Mistake(f"{option}: is set key by key, as in {option}.KEY=VALUE")
     text = re.sub("^\\w+ raised while resolving interpolation: ", "", text)
     value = re.match(r"(?:Invalid value|Value) '(.*?)'(?: of type '\w+')?,? (.*)", text)
-    return Mistake(f"{option}={value[1]}: {value[2]}" if value else f"{option}: {text}")
+    given = value[1] if value else given
+    allowed = next((kind for words, kind in KINDS.items() if words in text), value[2] if value else text)
+    return Mistake(f"{option}: {allowed}" if given is None else f"{option}={given}: {allowed}")
+
+
+def not_yaml(file: str, error: Any) -> Mistake:
+    """The mistake behind what PyYAML says of a file."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+    line = f", line {mark.line + 1}" if mark else ""
+    return Mistake(f"{file}{line}: no YAML; is it indented as the lines around it? ({problem})")
 
 
 def hint(given: str, allowed: Iterable[object]) -> str:
@@ -60,13 +77,16 @@ def hint(given: str, allowed: Iterable[object]) -> str:
     return (f"did you mean {close[0]}? " if close else "") + f"(allowed: {', '.join(names)})"
 
 
+Keys, Owners, Own = Callable[[], Iterable[str]], Callable[[str], list[str]], Callable[[str, str], str]
+"""What a person can set; the options of a group that have a key; where an option of one's own may come from."""
+
+
 @contextmanager
 def told_in_one_line(
-    keys: Callable[[], Iterable[str]] = list, owners: Callable[[str], list[str]] = lambda key: []
+    keys: Keys = list, owners: Owners = lambda key: [], own: Own = lambda group, name: ""
 ) -> Iterator[None]:
     """Inside, a person's mistake ends the command with one line on standard error and exit code 2; a full disk or
-    another failure of the system, with 1. `keys()`: what a person can set, for the nearest one; `owners(key)`: the
-    options of a group that have a key.
+    another failure of the system, with 1. `keys()`, `owners(key)`, `own(group, name)`: what the line can hint at.
     """
     try:
         try:
@@ -81,7 +101,7 @@ def told_in_one_line(
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _unread():
             raise SystemExit(128 + signal.SIGPIPE) from None
-        told, code = mistake(error, keys, owners), 2
+        told, code = mistake(error, keys, owners, own), 2
         line = None if told is None else str(told)
         if line is None and isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
@@ -113,25 +133,35 @@ def _stop(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def mistake(
-    error: Exception, keys: Callable[[], Iterable[str]], owners: Callable[[str], list[str]]
-) -> Mistake | None:
+def mistake(error: Exception, keys: Keys, owners: Owners, own: Own) -> Mistake | None:
     """The mistake behind an exception of ours, Hydra's or OmegaConf's; None for a defect."""
     if isinstance(error, Mistake):
         return error
-    line = _one_line(error, keys, owners)
-    return None if line is None else Mistake(line)
+    line, file = _one_line(error, keys, owners, own), re.match("In '(.*?)': .* while composing", str(error))
+    return None if line is None else Mistake(f"{file[1]}.yaml: {line}" if file else line)
 
 
-def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Callable[[str], list[str]]) -> str | None:
+def _no_such(group: str, given: str, options: Iterable[str], own: Own) -> str:
+    """The line on an option that a group does not have."""
+    here = f"; {told}" if (told := own(group, given)) else ""
+    near = hint(given, options)
+    if near.startswith("(") or "defines it" in here:
+        return f"{group}={given}: no such {group}{here} {near}"
+    return f"{group}={given}: {near}{here}"
+
+
+def _one_line(error: Exception, keys: Keys, owners: Owners, own: Own) -> str | None:
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError
 
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return str(not_yaml(error.problem_mark.name, error))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, given = error.missing_cfg_file.rpartition("/")
-        return str(one_of(group, given, error.options))
+        return _no_such(group, given, error.options, own)
     if isinstance(error, MissingConfigException) and (word := re.search(r"load '(probe)/(\w+)'", str(error))):
-        return str(one_of(word[1], word[2], [option.partition("=")[2] for option in owners("probe.every")]))
+        return _no_such(word[1], word[2], [option.partition("=")[2] for option in owners("probe.every")], own)
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return "an option of a group is chosen by its name, as in skip=none"
     if re.search("Ambiguous value for argument|requires --multirun", str(error)):
@@ -142,7 +172,7 @@ def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Calla
         return f"{word[1]}: no such option; {hint(word[1], keys())}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form option=value"
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         key, text = cause.full_key, str(cause).split("\n", 1)[0]
         parent = key.rpartition(".")[0]
@@ -159,5 +189,6 @@ def _one_line(error: Exception, keys: Callable[[], Iterable[str]], owners: Calla
         there = [f"{parent}.{name}" for name in cause.parent_node or () if name != "name"]
         return f"{key}: no such option; {hint(key, there) if there else f'the chosen {parent} takes none'}"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return re.sub(r"\s+", " ", str(error).split("full_key:")[0])
+        text = re.sub(r"^In '.*?': \w+ raised while composing config:", "", str(error))
+        return re.sub(r"\s+", " ", text.split("full_key:")[0]).strip()
     return None

@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from depthlab.command.compose import Composed, without_hydra
 from depthlab.config import FOLDERS, GROUPS, Config, experiment_rows, identity, installed, keys, owners, typed_again
 from depthlab.errors import Mistake
+from depthlab.experiment import check
 from depthlab.machine.processes import Job, handing_on, one_line
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ REGISTER = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") e
 """What OmegaConf calls it."""
 VALUES = {field.name for field in fields(Config)} - {*GROUPS}
 """Options that are no groups."""
+LOOKS = {"epochs", "evaluate_train", "data.validation"}
+"""What decides which errors the loop measures; where one is typed, an experiment is not held to its metrics."""
 EPOCH = 50_000
 """Images of an epoch, where runs are only ranked by their cost; CIFAR's."""
 
@@ -77,11 +80,17 @@ class DepthlabSweeper(BasicSweeper):
         log_to_console()
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
-        rows = experiment_rows(self.config.experiment, self.config.hydra.runtime.choices.data)
+        choices = self.config.hydra.runtime.choices
+        experiment: Any = OmegaConf.to_container(self.config.experiment or OmegaConf.create(), resolve=True)
+        if experiment:
+            check(choices.experiment, experiment)
+        rows = experiment_rows(experiment, choices.data)
         sweeps = [parser.parse_overrides([*row, *self._parse_config(), *arguments]) for row in rows]
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
-        grid = _fitting(grid, self.config.hydra.runtime.choices, experiment=bool(self.config.experiment))
+        grid = _fitting(grid, choices, experiment=bool(experiment))
         plans = [plan(*made) for made in composed(loader, self.config, grid)]
+        if experiment:
+            foresee(choices.experiment, experiment, plans, arguments)
         if any(planned.config["data"].get("root", "") is None for planned in plans):
             raise Mistake(f"data.root=null: {EXPECTED}")
         pairs = list(zip(plans, grid, strict=True))
@@ -234,6 +243,23 @@ def _fitting(grid: list[list[str]], choices: Mapping[str, str], *, experiment: b
         if not experiment or key not in used:
             raise mistake
     return fitting
+
+
+def foresee(name: str, experiment: dict[str, Any], plans: "list[Plan]", arguments: list[str]) -> None:
+    """Raises Mistake on a claim or figure about what none of these runs will be or measure."""
+    from depthlab.reports import foreseen
+
+    typed = {word.lstrip("+").partition("=")[0].replace("/", ".") for word in arguments}
+    measured = [planned.metrics for planned in plans if not typed & LOOKS]
+    foreseen.check(
+        name,
+        experiment,
+        plans[0].choices["data"],
+        [identity(planned.config) | planned.choices for planned in plans],
+        probes={probe.name for planned in plans for probe in planned.probes},
+        metrics={metric for metrics in measured for metric in metrics or ()} if measured and all(measured) else None,
+        typed=typed,
+    )
 
 
 def _tell(plans: "list[Plan]", failed: Collection[Path] = ()) -> None:

@@ -64,6 +64,46 @@ def test_an_experiment_is_known_by_the_folders_name(report, tmp_path):
     assert "experiment=degradation data=digits" in (tmp_path / "outputs/degradation/report/report.md").read_text()
 
 
+EXPERIMENT = """# @package _global_
+experiment: {seeds: [0], runs: [depth=20], claims: [{claim: c, metric: train_error, of: {depth: 20}, most: 50}]}
+"""
+
+
+def test_an_experiment_of_ones_own_that_is_not_found_is_said_and_the_good_report_stays(report, tmp_path):
+    (tmp_path / "ideas/experiment").mkdir(parents=True)
+    (tmp_path / "ideas/experiment/mine.yaml").write_text(EXPERIMENT)
+    for folder in ("mine", "elsewhere"):  # folder=elsewhere was typed
+        config = run(tmp_path / "outputs" / folder) / "config.yaml"
+        config.write_text(config.read_text().replace("\n", "\n# experiment=mine\n", 1))
+        code, out, _ = report(f"outputs/{folder}", "--config-dir", "ideas")
+        assert (code, "reproduced" in out) == (0, True)
+        page = (tmp_path / "outputs" / folder / "report/report.md").read_text()
+        assert "python train.py experiment=mine data=digits" in page
+        line = (
+            f"error: outputs/{folder}: runs of experiment=mine, which is not here; --config-dir FOLDER says where\n"
+        )
+        assert report(f"outputs/{folder}") == (2, "", line)
+        assert (tmp_path / "outputs" / folder / "report/report.md").read_text() == page
+    assert report("outputs/mine", "--config-dir", "idea") == (2, "", "error: --config-dir idea: no such folder\n")
+    (tmp_path / "ideas/experiment/mine.yaml").write_text(EXPERIMENT.replace("most", "mots"))
+    code, out, err = report("outputs/mine", "--config-dir", "ideas")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: experiment=mine: claims[0].mots: no such key; did you mean most?")
+
+
+def test_a_number_that_a_probe_does_not_measure_is_named_with_the_nearest(report, tmp_path):
+    (tmp_path / "ideas/experiment").mkdir(parents=True)
+    text = EXPERIMENT.replace("train_error", "dead.shar").replace(
+        "claims:", "figures: [{title: t, y: dead.shre}], claims:"
+    )
+    (tmp_path / "ideas/experiment/mine.yaml").write_text(text)
+    run(tmp_path / "outputs/mine", probes={"dead": [{"share": 0.1}, {"share": 0.2}, {"share": 0.3}]})
+    code, out, _ = report("outputs/mine", "--config-dir", "ideas")
+    assert code == 0
+    assert "dead.shar was not measured, or is no number; did you mean share? (allowed: share)" in out
+    assert "missing: figure of dead.shre; did you mean share? (allowed: share)" in out
+
+
 @pytest.mark.parametrize(
     ("argument", "line"),
     [

@@ -36,7 +36,7 @@ def task(cfg: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     sweep = hydra.mode is RunMode.MULTIRUN
-    with nullcontext() if sweep else told_in_one_line(config.keys, config.owners):
+    with nullcontext() if sweep else told_in_one_line(config.keys, config.owners, config.own):
         for word in hydra.overrides.hydra:
             if not sweep and word.startswith("hydra/launcher="):
                 raise Mistake(f"{word}: starts the runs of a sweep; add -m")
@@ -72,14 +72,16 @@ def checked_flags() -> Namespace:
     for word in rest:
         if word.startswith("-"):
             raise Mistake(f"{word}: no such flag; options are typed without dashes, as in depth=20 (--help: all)")
-        raise Mistake(f"{word}: type all options together, with -m before or behind them")
+        behind = sys.argv[::-1][sys.argv[::-1].index(word) :]
+        flag = next(typed for typed in behind if typed.startswith("-"))
+        raise Mistake(f"{word}: type all options together, with {flag} before or behind them")
     return flags
 
 
 def cli() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
-    with told_in_one_line(config.keys, config.owners):
+    with told_in_one_line(config.keys, config.owners, config.own):
         sys.argv[1:] = readable(sys.argv[1:])
         flags = checked_flags()
         if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):

@@ -12,9 +12,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from depthlab import config
-from depthlab.command.words import meant, readable
+from depthlab.command.words import meant, readable, several
 from depthlab.config import CONFIGS
-from depthlab.errors import mistake
+from depthlab.errors import Mistake, mistake
+
+ONE = "from Python one call is one run: for depth in (8, 20): depthlab.run(f'data=digits depth={depth}')"
+"""What is said to who wants several."""
 
 
 class Composed(NamedTuple):
@@ -27,6 +30,9 @@ class Composed(NamedTuple):
 def compose(words: Sequence[str]) -> Composed:
     """The config of one run, by the words of the command. Raises Mistake."""
     understood = readable([*words])
+    for word in understood:
+        if several(word):
+            raise Mistake(f"{word}: several runs, and {ONE}")
     with offered(understood), mistakes():
         loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
         return without_hydra(loader.load_configuration("train", understood, RunMode.RUN))
@@ -50,8 +56,9 @@ def offered(words: Sequence[str], folder: str | None = None) -> Iterator[None]:
         from depthlab.own import texts  # which runs them, and they load torch
 
         config.OWN.update(texts(own))
-    config.FOLDERS += [Path(folder)] if folder else []
     try:
+        if folder:
+            config.add(Path(folder))
         for group, options in config.OWN.items():
             for name, text in options.items():
                 package = text.split("\n")[0].removeprefix("# @package ")
@@ -71,7 +78,7 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = mistake(error, config.keys, config.owners)
+        found = mistake(error, config.keys, config.owners, config.own)
         if found is None:
             raise
         raise found from None

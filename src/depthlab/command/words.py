@@ -39,6 +39,12 @@ def sweeps(words: Sequence[str]) -> bool:
     return any(several.match(word) for word in words)
 
 
+def several(word: str) -> bool:
+    """Whether a readable word gives an option several values."""
+    parsed = _parsed(word)
+    return parsed is not None and parsed.is_sweep_override()
+
+
 def meant(words: Sequence[str], key: str) -> str | None:
     """The text that readable words give an option; None where they give none, or null."""
     given = [word for word in words if word.lstrip("+").startswith(f"{key}=")]

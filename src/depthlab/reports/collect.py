@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from depthlab.config import chosen, flat, from_yaml, identity
-from depthlab.errors import Mistake
+from depthlab.errors import Mistake, hint
 from depthlab.run.directory import Record, Run
 
 
@@ -199,6 +199,16 @@ def _follows(key: str, other: str, facts: list[dict[str, Any]]) -> bool:
         return False
     pairs = {(repr(f.get(other)), repr(f.get(key))) for f in facts}
     return len(pairs) == len({value for value, _ in pairs})
+
+
+def instead(metric: str, rows: list[Row]) -> str:
+    """What to write instead of a `probe.key` that a probe does not measure: `; did you mean ...? (allowed: ...)`;
+    empty where it does, or where it has not looked.
+    """
+    probe, _, key = metric.partition(".")
+    looks = [look for row in rows for result in row.results for look in result.probes.get(probe, [])]
+    keys = sorted({key for look in looks for key in look} - {"step", "epoch", "rate", "settings"})
+    return "" if key in keys or not keys else f"; {hint(key, keys)}"
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:

@@ -8,11 +8,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import FOLDERS, texts
+from depthlab import config
+from depthlab.config import texts
 from depthlab.errors import Mistake, told_in_one_line
+from depthlab.experiment import check
 from depthlab.reports import figure, profile
 from depthlab.reports.page import page
 from depthlab.reports.table import gather, markdown, stem, terminal
+from depthlab.run.directory import Run
 
 OUTPUTS = Path("outputs")
 
@@ -49,12 +52,22 @@ def folders(given: list[Path]) -> list[Path]:
 
 
 def experiment_of(folder: Path) -> dict[str, Any] | None:
-    """What experiment/FOLDERNAME.yaml among the configs holds under `experiment`; None if there is no such file."""
+    """What the YAML file of the experiment that made a folder's runs holds under `experiment`, and its `name`; where
+    they do not say which, that of the folder's name; None if there is no such file. Raises Mistake where it is not
+    found, or none that could be run.
+    """
     from omegaconf import OmegaConf
 
-    text = texts("experiment").get(folder.resolve().name)
-    found = OmegaConf.to_container(OmegaConf.create(text)) if text else None
-    return found["experiment"] if isinstance(found, dict) else None
+    made_by = [name for file in folder.glob("*/config.yaml") if (name := Run(file.parent).experiment())]
+    name = made_by[0] if len({*made_by}) == 1 else folder.resolve().name
+    if (text := texts("experiment").get(name)) is None:
+        if name in made_by:
+            raise Mistake(f"{folder}: runs of experiment={name}, which is not here; --config-dir FOLDER says where")
+        return None
+    found = OmegaConf.to_container(OmegaConf.create(text))
+    experiment: Any = found.get("experiment") if isinstance(found, dict) else None
+    check(name, experiment)
+    return experiment | {"name": name}
 
 
 def _holds_runs(folder: Path) -> bool:
@@ -67,7 +80,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, metavar="outputs/NAME")
     parser.add_argument("--config-dir", type=Path, help="where an experiment of your own lies, as for train.py")
     given = parser.parse_args()
-    FOLDERS[1:] = [given.config_dir] if given.config_dir else []
     with told_in_one_line():
-        for folder in folders(given.folders):
-            write(folder, experiment_of(folder))
+        del config.FOLDERS[1:]
+        if given.config_dir:
+            config.add(given.config_dir)
+        for folder, experiment in [(folder, experiment_of(folder)) for folder in folders(given.folders)]:
+            write(folder, experiment)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from depthlab.config import FOLDERS, LATER, experiment_rows, swept
-from depthlab.reports.collect import Result, Row, load, rows, spread
+from depthlab.reports.collect import Result, Row, instead, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
 CAPTIONS = {
@@ -104,7 +104,7 @@ class Report:
 
 
 def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
-    """Reads a folder; `experiment`: what the YAML file of that name holds under `experiment`, if there is one."""
+    """Reads a folder; `experiment`: what its YAML file holds under `experiment`, if it is one's, and its `name`."""
     results, unfinished, broken = load(folder)
     by_data: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results + [result for result in unfinished if result.records]:
@@ -117,6 +117,7 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         published = [p for p in whole.get("published", []) if any(matches(row, at | p["of"]) for row in made)]
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
         absent = missing(wanted, whole.get("seeds", []), made)
+        absent += [f"figure of {f['y']}{line}" for f in whole.get("figures", []) if (line := instead(f["y"], made))]
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
         sides = [side for c in whole.get("claims", []) for side in (c, c.get("predicted", {}))]
         lines = best(whole.get("beside", {}), made)
@@ -130,7 +131,7 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
                 verdicts(whole, made),
                 absent,
                 published,
-                _commands(name, data, inside, experiment=bool(experiment)),
+                _commands(name, data, inside, whole.get("name", name) if experiment else None),
                 [(figure, inside) for figure, inside in drawn if inside],
                 [metric for metric in metrics if any(math.isfinite(v) for row in made for v in row.values(metric))],
                 running,
@@ -141,11 +142,11 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
     return Report(name, whole.get("title", name), whole.get("source", ""), sheets, unfinished, broken)
 
 
-def _commands(name: str, data: str, results: list[Result], *, experiment: bool) -> str:
+def _commands(name: str, data: str, results: list[Result], experiment: str | None) -> str:
     """What is typed; options of one's own are looked for in the folder of --config-dir, where there is one."""
-    words = [f"experiment={name}", f"data={data}"] if experiment else []
+    words = [f"experiment={experiment}", f"data={data}"] if experiment else []
     words = words or [f"config=outputs/{name}/{results[0].path.name}/config.yaml"]
-    folders = [folder for folder in FOLDERS[1:] if (folder / "experiment" / f"{name}.yaml").exists()]
+    folders = [folder for folder in FOLDERS[1:] if (folder / "experiment" / f"{experiment}.yaml").exists()]
     flags = [f"--config-dir={folder}" for folder in folders]
     if mine := {group for result in results for group in result.config.get("options") or {}}:
         fit = [str(folder) for folder in folders if all((folder / f"{group}.py").exists() for group in mine)]

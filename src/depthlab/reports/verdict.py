@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from depthlab.config import LATER
-from depthlab.reports.collect import Row, crossings, spread, typed
+from depthlab.reports.collect import Row, crossings, instead, spread, typed
 
 ALPHA = 0.05
 """An ordering holds if chance alone would give it with at most this probability."""
@@ -76,7 +76,7 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         if not a:
             return Verdict(text, "not run", "no seed in common")
     if any(map(math.isnan, a + b)):
-        return Verdict(text, "not run", f"{metric} was not measured")
+        return Verdict(text, "not run", f"{metric} was not measured{instead(metric, rows)}")
     compared = f"{metric} {shown(a, metric)} against {shown(b, metric)}"
     above, below = chance(a, b, paired=paired), chance(b, a, paired=paired)
     word = "reproduced" if above <= ALPHA else "contradicted" if below <= ALPHA else "undecided"
@@ -142,7 +142,7 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
             return Verdict(text, "not run", f"no run of {told(facts)}")
     values, *others = [row.values(metric) for row in found if row]
     if any(map(math.isnan, [v for seeds in (values, *others) for v in seeds])):
-        return Verdict(text, "not run", f"{metric} was not measured, or is no number")
+        return Verdict(text, "not run", f"{metric} was not measured, or is no number{instead(metric, rows)}")
     gone = sum(map(math.isinf, [v for seeds in (values, *others) for v in seeds]))
     if gone:
         return Verdict(text, "undecided", f"{metric}: {gone} seed{'s' * (gone > 1)} diverged")

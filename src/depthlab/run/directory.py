@@ -4,10 +4,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ class Run:
             except BlockingIOError:
                 time.sleep(0.5)
 
-    def start(self, config: dict[str, Any], choices: Mapping[str, str]) -> None:
+    def start(self, config: dict[str, Any], choices: Mapping[str, str], experiment: str | None = None) -> None:
         """Makes the directory, or joins one that stores the same config. Raises Mistake where neither is possible.
 
-        `choices`, the chosen option of each group, stand in the config's first line.
+        `choices`, the chosen option of each group, stand in the config's first line, the experiment in a second.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -70,11 +71,19 @@ class Run:
             else:
                 with replacing(self.config) as file:
                     chosen = " ".join(f"{group}={option}" for group, option in choices.items())
-                    file.write(f"# {chosen}\n{yaml.safe_dump(config, sort_keys=False)}".encode())
+                    of = f"# experiment={experiment}\n" if experiment else ""
+                    file.write(f"# {chosen}\n{of}{yaml.safe_dump(config, sort_keys=False)}".encode())
         except yaml.YAMLError:
             raise Mistake(f"{self.config}: damaged; move the directory away to start the run anew") from None
         except OSError as error:
             raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
+
+    def experiment(self) -> str | None:
+        """The experiment that made it; None where it was typed alone, or by a version that did not write it down."""
+        with suppress(OSError):
+            if found := re.match(r"#.*\n# experiment=(.+)\n", self.config.read_text(errors="replace")):
+                return found[1]
+        return None
 
     def finished(self) -> Record | None:
         """The summary of a finished or diverged run, else None."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from depthlab import config, data, network, own, probes
 from depthlab.config import Config
+from depthlab.data.task import OfImages, OfPixels
 from depthlab.errors import Mistake, hint, within, wrong_value
 from depthlab.network import activation, constructed, init, norm, skip, unit, weight, weights
 from depthlab.network.resnet import Network
@@ -45,11 +46,25 @@ class Plan:
     run: Run
     twin: "Plan | None" = None
     """The run that `weights={depth: 20}` starts from: this one with these options instead."""
+    experiment: str | None = None
+    """The named experiment that it is a run of."""
 
     @property
     def labels(self) -> str:
         """What has a label, images or pixels; images where data of one's own do not say."""
         return getattr(_gives(self.options["data"].func), "labels", "images")
+
+    @property
+    def metrics(self) -> set[str] | None:
+        """What the loop measures; None where data of one's own may ask for something else."""
+        if "data" in (self.config["options"] or {}):
+            return None
+        task = OfPixels(2) if self.labels == "pixels" else OfImages()
+        of_each = task.metrics(torch.arange(task.numbers, 0, -1))
+        splits = {"test": True, "clean_train": self.cfg.evaluate_train}
+        splits |= {"validation": self.config["data"].get("validation")}
+        trained = {"train_error", "train_loss"} if self.cfg.epochs != 0 else set()
+        return trained | {f"{split}_{key}" for split, has in splits.items() if has for key in of_each}
 
     def finished(self) -> Record | None:
         """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
@@ -126,8 +141,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     optimizer.check(name)
     if name == "kfac" and (cfg.devices > 1 or cfg.recompute or cfg.graph):
         raise Mistake("recipe/optimizer=kfac: looks inside one whole pass; leave out devices, recompute and graph")
-    experiment = values.pop("experiment")
-    values["folder"] = values["folder"] or (choices["experiment"] if experiment else choices["data"])
+    experiment = choices["experiment"] if values.pop("experiment") else None
+    values["folder"] = values["folder"] or experiment or choices["data"]
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
     if cfg.epochs is not None:
         values["recipe"]["iterations"] = None
@@ -140,7 +155,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         measure = config.bind(module, settings | {"name": name}, f"probe.{name}")
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
         measures.append(Probe(name, measure, **house, file=getattr(module, "digest", None)))
-    planned = Plan(cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin)
+    made = parts["schedule"], parts["optimizer"], measures
+    planned = Plan(cfg, values, chosen, options, *made, Run(Path()), twin, experiment)
     _check_labels(planned)
     with torch.device("meta"):
         net = planned.build((3, 32, 32), 10)

@@ -118,7 +118,7 @@ def _recorded(planned: Plan) -> Iterator[None]:
     """Inside, the run's directory is this process's alone, and its log hears what is said, failures included."""
     home = planned.run
     with home.owned():
-        home.start(planned.config, planned.choices)
+        home.start(planned.config, planned.choices, planned.experiment)
         with logging_to(home.log):
             try:
                 yield

@@ -1,0 +1,111 @@
+"""What is known of an experiment's claims and figures before its first run: what they select, what is measured."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from depthlab.config import experiment_rows
+from depthlab.errors import Mistake, hint, one_of
+from depthlab.experiment import Facts
+from depthlab.reports.table import grid
+from depthlab.reports.verdict import told
+
+USUAL = {"claims": "train_error", "published": "test_error"}
+"""The metric of a claim, and of a published number, that names none."""
+
+
+def check(
+    name: str,
+    experiment: dict[str, Any],
+    data: str,
+    runs: Sequence[Facts],
+    *,
+    probes: set[str],
+    metrics: set[str] | None,
+    typed: set[str],
+) -> None:
+    """Raises Mistake, in a line that begins with `experiment=NAME`, on what no run will have: a fact that selects, a
+    probe, a metric of the loop.
+
+    `runs`: the facts of the runs on this data set. What the experiment has on another one alone counts, too, and what
+    was `typed` instead of the experiment's own is not asked for. `metrics`: the loop's; None: not known.
+    """
+    scales = experiment.get("scales", {})
+    others = [scale for scale in (*scales, "") if scale != (data if data in scales else "")]
+    elsewhere = grid([row for scale in others for row in experiment_rows(experiment, scale)])
+    try:
+        for path, wanted in _selectors(experiment):
+            asked = {k: v for k, v in wanted.items() if k != "best" and not _typed(k, typed)}
+            _select(path, asked, runs, elsewhere)
+        for key in experiment.get("published_at", {}):
+            _known("published_at", key, runs, elsewhere)
+        for path, metric in _metrics(experiment):
+            probe, point, _ = metric.rpartition(".")
+            if point and probe not in probes and "probe" not in typed:
+                raise Mistake(f"{path}={metric}: {_unchosen(probe, probes)}")
+            if not point and metrics is not None and metric not in metrics:
+                raise one_of(path, metric, sorted(metrics))
+    except Mistake as mistake:
+        raise Mistake(f"experiment={name}: {mistake}") from None
+
+
+def _selectors(experiment: dict[str, Any]) -> Iterator[tuple[str, Facts]]:
+    """All that selects rows, and where it stands."""
+    for key in ("claims", "published", "figures"):
+        for place, part in enumerate(experiment.get(key, [])):
+            path = f"{key}[{place}]"
+            yield from ((f"{path}.{k}", part[k]) for k in ("higher", "lower", "of") if k in part)
+            yield from ((f"{path}.equals", facts) for facts in [part.get("equals")] if isinstance(facts, dict))
+            yield from ((f"{path}.pictures.{k}", facts) for k, facts in part.get("pictures", {}).items())
+            yield from (
+                (f"{path}.lines.{k}", facts) for k, facts in part.get("lines", {}).items() if "against" in part
+            )
+            yield from ((f"{path}.theory[{i}].of", law.get("of", {})) for i, law in enumerate(part.get("theory", [])))
+
+
+def _metrics(experiment: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """All that has to be measured, and where it stands."""
+    for key, usual in USUAL.items():
+        for place, part in enumerate(experiment.get(key, [])):
+            yield f"{key}[{place}].metric", part.get("metric", usual)
+            if "predicted" in part:
+                yield f"{key}[{place}].predicted.metric", part["predicted"]["metric"]
+    for place, figure in enumerate(experiment.get("figures", [])):
+        yield f"figures[{place}].y", figure["y"]
+        for name, line in figure.get("lines", {}).items() if "against" not in figure else ():
+            yield f"figures[{place}].lines.{name}.y", line["y"]
+
+
+def _typed(key: str, typed: set[str]) -> bool:
+    """Whether a key, or the group that it belongs to, was typed; a data set brings its network and recipe."""
+    return any(key == word or key.startswith(f"{word}.") or word.startswith(f"{key}.") for word in typed)
+
+
+def _select(path: str, asked: Facts, runs: Sequence[Facts], elsewhere: Sequence[Facts]) -> None:
+    """Raises Mistake where no row has these facts; one elsewhere that says some of them may have the others."""
+
+    def has(row: Facts, key: str) -> bool:
+        return row.get(key) == (None if asked[key] is False else asked[key])
+
+    for key in asked:
+        _known(path, key, runs, elsewhere)
+        if not any(has(row, key) for row in [*runs, *(row for row in elsewhere if key in row)]):
+            values = {repr(row[key]): row[key] for row in [*runs, *elsewhere] if row.get(key) is not None}
+            raise one_of(f"{path}.{key}", asked[key], values.values())
+    said = [*((row, asked) for row in runs), *((row, asked.keys() & row.keys() or asked) for row in elsewhere)]
+    if not any(all(has(row, key) for key in keys) for row, keys in said):
+        raise Mistake(f"{path}: no run is {told(asked)}")
+
+
+def _known(path: str, key: str, runs: Sequence[Facts], elsewhere: Sequence[Facts]) -> None:
+    known = dict.fromkeys(key for row in [*runs, *elsewhere] for key in row)
+    if key not in known:
+        differ = [k for k in known if len({repr(row.get(k)) for row in [*runs, *elsewhere]}) > 1 and k != "seed"]
+        near = get_close_matches(key, known, 1)
+        raise Mistake(f"{path}.{key}: no run has it; {hint(key, dict.fromkeys([*near, *differ]))}")
+
+
+def _unchosen(probe: str, chosen: set[str]) -> str:
+    if chosen:
+        return f"measured by a probe that is not chosen; {hint(probe, sorted(chosen))}"
+    return f"measured by a probe that is not chosen; defaults: [override /probe: [{probe}]] chooses it"
