@@ -115,7 +115,8 @@ def test_verdicts_and_columns(folder):
     assert found["it halves"][0] == "contradicted"
     assert found["it is bounded"] == ("reproduced", "inside.factor 1.21 ± 0.01 against at least 1, 3 seeds")
     assert found["both grow alike"][0] == "contradicted"
-    assert found["nobody looked"] == ("not run", "inside.other was not measured, or is no number")
+    known = "allowed: alpha, beta, factor, loss, sizes"
+    assert found["nobody looked"] == ("not run", f"inside.other was not measured, or is no number; ({known})")
     assert found["nobody ran"] == ("not run", "no run of depth=110")
     heading, *cells = table(sheet)
     assert heading[-1] == "factor"
