@@ -123,19 +123,19 @@ MISTAKES = [
         {"name": "scaled", "scale": 1, "flag": True},
         "toy.count: toy=scaled needs a value for it",
     ),  # no silent defaults
-    (SCALED | {"scale": "x"}, "toy.scale=x: could not be converted to Float"),
+    (SCALED | {"scale": "x"}, "toy.scale=x: a number"),
     (SCALED | {"scale": None}, "toy.scale=null: a value is needed"),
     (SCALED | {"scale": float("nan")}, "toy.scale=nan: a finite number"),
     (SCALED | {"scale": float("-inf")}, "toy.scale=-inf: a finite number"),
     (SCALED | {"scale": [1]}, None),
-    (SCALED | {"count": 1.5}, "toy.count=1.5: could not be converted to Integer"),
-    (SCALED | {"flag": "maybe"}, "toy.flag=maybe: is not a valid bool (type str)"),
+    (SCALED | {"count": 1.5}, "toy.count=1.5: a whole number"),
+    (SCALED | {"flag": "maybe"}, "toy.flag=maybe: true or false"),
     (SCALED | {"scale": {"a": 1}}, None),
     (KINDS | {"kind": "c"}, "toy.kind=c: (allowed: a, b)"),
     (KINDS | {"kind": ["a"]}, "toy.kind=['a']: (allowed: a, b)"),
     (KINDS | {"shares": 0.5}, None),
     (KINDS | {"shares": ["x"]}, None),
-    (KINDS | {"most": "many"}, "toy.most=many: could not be converted to Integer"),
+    (KINDS | {"most": "many"}, "toy.most=many: a whole number"),
 ]
 
 

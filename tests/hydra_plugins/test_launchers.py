@@ -111,7 +111,7 @@ def test_what_stops_a_sweep_stops_and_saves_its_runs(tmp_path, started, sweep, s
     assert (process.returncode, "Traceback" in out + err) == (128 + number, False)
     assert out.splitlines()[-1].startswith("stopped; to continue: python ")
     assert (out + err).count("stopping after this iteration") == 1
-    assert len(re.findall(r"^(?:plain|resnet)8-.*: stopped and saved at iteration", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"8-[\w-]+: stopped and saved at iteration", out)) == 2
     assert len(runs) == 2
     assert all((run / "checkpoint.pt").exists() for run in runs)
     if number == signal.SIGINT:
