@@ -132,6 +132,8 @@ def _many(values: int, x: Tensor) -> None:
 class _Group(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         _many(input[0].numel() // self.num_groups, input)
+        if input.device.type == "cpu" and input.dtype is torch.bfloat16:
+            input = input.contiguous()  # else torch 2.10 has wrong gradients
         return super().forward(input)
 
 
