@@ -263,7 +263,7 @@ def owners(key: str) -> list[str]:
     return [f"{'/'.join(group)}={option}" for option, text in texts("/".join(group)).items() if line.search(text)]
 
 
-def own(group: str, name: str) -> str:
+def origin(group: str, name: str) -> str:
     """Where an option that a group does not have may come from; empty where nobody can add one, or has."""
     for folder in FOLDERS[1:]:
         file = folder / f"{group}.py"

@@ -77,16 +77,16 @@ def hint(given: str, allowed: Iterable[object]) -> str:
     return (f"did you mean {close[0]}? " if close else "") + f"(allowed: {', '.join(names)})"
 
 
-Keys, Owners, Own = Callable[[], Iterable[str]], Callable[[str], list[str]], Callable[[str, str], str]
+Keys, Owners, Origin = Callable[[], Iterable[str]], Callable[[str], list[str]], Callable[[str, str], str]
 """What a person can set; the options of a group that have a key; where an option of one's own may come from."""
 
 
 @contextmanager
 def told_in_one_line(
-    keys: Keys = list, owners: Owners = lambda key: [], own: Own = lambda group, name: ""
+    keys: Keys = list, owners: Owners = lambda key: [], origin: Origin = lambda group, name: ""
 ) -> Iterator[None]:
     """Inside, a person's mistake ends the command with one line on standard error and exit code 2; a full disk or
-    another failure of the system, with 1. `keys()`, `owners(key)`, `own(group, name)`: what the line can hint at.
+    another failure of the system, with 1. `keys()`, `owners(key)`, `origin(group, name)`: what the line can hint at.
     """
     try:
         try:
@@ -101,7 +101,7 @@ def told_in_one_line(
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _unread():
             raise SystemExit(128 + signal.SIGPIPE) from None
-        told, code = mistake(error, keys, owners, own), 2
+        told, code = mistake(error, keys, owners, origin), 2
         line = None if told is None else str(told)
         if line is None and isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
@@ -133,24 +133,24 @@ def _stop(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def mistake(error: Exception, keys: Keys, owners: Owners, own: Own) -> Mistake | None:
+def mistake(error: Exception, keys: Keys, owners: Owners, origin: Origin) -> Mistake | None:
     """The mistake behind an exception of ours, Hydra's or OmegaConf's; None for a defect."""
     if isinstance(error, Mistake):
         return error
-    line, file = _one_line(error, keys, owners, own), re.match("In '(.*?)': .* while composing", str(error))
+    line, file = _one_line(error, keys, owners, origin), re.match("In '(.*?)': .* while composing", str(error))
     return None if line is None else Mistake(f"{file[1]}.yaml: {line}" if file else line)
 
 
-def _no_such(group: str, given: str, options: Iterable[str], own: Own) -> str:
+def _no_such(group: str, given: str, options: Iterable[str], origin: Origin) -> str:
     """The line on an option that a group does not have."""
-    here = f"; {told}" if (told := own(group, given)) else ""
+    here = f"; {told}" if (told := origin(group, given)) else ""
     near = hint(given, options)
     if near.startswith("(") or "defines it" in here:
         return f"{group}={given}: no such {group}{here} {near}"
     return f"{group}={given}: {near}{here}"
 
 
-def _one_line(error: Exception, keys: Keys, owners: Owners, own: Own) -> str | None:
+def _one_line(error: Exception, keys: Keys, owners: Owners, origin: Origin) -> str | None:
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import MarkedYAMLError
@@ -159,9 +159,9 @@ def _one_line(error: Exception, keys: Keys, owners: Owners, own: Own) -> str | N
         return str(not_yaml(error.problem_mark.name, error))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, given = error.missing_cfg_file.rpartition("/")
-        return _no_such(group, given, error.options, own)
+        return _no_such(group, given, error.options, origin)
     if isinstance(error, MissingConfigException) and (word := re.search(r"load '(probe)/(\w+)'", str(error))):
-        return _no_such(word[1], word[2], [option.partition("=")[2] for option in owners("probe.every")], own)
+        return _no_such(word[1], word[2], [option.partition("=")[2] for option in owners("probe.every")], origin)
     if isinstance(error, ValueError) and "Config group override" in str(error):
         return "an option of a group is chosen by its name, as in skip=none"
     if re.search("Ambiguous value for argument|requires --multirun", str(error)):

@@ -158,9 +158,9 @@ def composed(loader: ConfigLoader, sweep: DictConfig, jobs: Iterable[list[str]])
         options = tuple(word for word in job if not _gives_value(word))
         if options not in made:
             made[options] = without_hydra(loader.load_sweep_config(sweep, [*options]))
-        cfg, choices = made[options].cfg.copy(), made[options].choices
+        cfg = made[options].cfg.copy()
         ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), cfg)
-        yield Composed(cfg, choices)
+        yield made[options]._replace(cfg=cfg)
 
 
 def _gives_value(word: str) -> bool:

@@ -7,7 +7,6 @@ import sys
 import warnings
 from argparse import Namespace
 from contextlib import nullcontext
-from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -36,7 +35,7 @@ def task(cfg: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     sweep = hydra.mode is RunMode.MULTIRUN
-    with nullcontext() if sweep else told_in_one_line(config.keys, config.owners, config.own):
+    with nullcontext() if sweep else told_in_one_line(config.keys, config.owners, config.origin):
         for word in hydra.overrides.hydra:
             if not sweep and word.startswith("hydra/launcher="):
                 raise Mistake(f"{word}: starts the runs of a sweep; add -m")
@@ -67,8 +66,6 @@ def checked_flags() -> Namespace:
         )
     if flags.config_name or flags.config_path:
         raise Mistake("-cn, -cp: the configs are depthlab's; --config-dir FOLDER adds yours to them")
-    if flags.config_dir and not Path(flags.config_dir).is_dir():
-        raise Mistake(f"--config-dir {flags.config_dir}: no such folder")
     for word in rest:
         if word.startswith("-"):
             raise Mistake(f"{word}: no such flag; options are typed without dashes, as in depth=20 (--help: all)")
@@ -81,7 +78,7 @@ def checked_flags() -> Namespace:
 def cli() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
-    with told_in_one_line(config.keys, config.owners, config.own):
+    with told_in_one_line(config.keys, config.owners, config.origin):
         sys.argv[1:] = readable(sys.argv[1:])
         flags = checked_flags()
         if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):

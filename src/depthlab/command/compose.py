@@ -78,7 +78,7 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = mistake(error, config.keys, config.owners, config.own)
+        found = mistake(error, config.keys, config.owners, config.origin)
         if found is None:
             raise
         raise found from None

@@ -35,8 +35,8 @@ def readable(words: list[str]) -> list[str]:
 
 def sweeps(words: Sequence[str]) -> bool:
     """Whether they make several runs: an experiment does so without -m."""
-    several = re.compile(r"-m$|--multirun$|\+?experiment=(?!null$)|hydra\.mode=MULTIRUN$")
-    return any(several.match(word) for word in words)
+    sign = re.compile(r"-m$|--multirun$|\+?experiment=(?!null$)|hydra\.mode=MULTIRUN$")
+    return any(sign.match(word) for word in words)
 
 
 def several(word: str) -> bool:

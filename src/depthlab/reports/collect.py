@@ -231,9 +231,9 @@ def _false(config: dict[str, Any]) -> dict[str, Any]:
 
 def _label(facts: dict[str, Any], told: list[str]) -> str:
     shown = [key for key in told or ("depth", "skip", "norm") if facts.get(key) is not None]  # one alone: its name
-    return " ".join(f"{key}={typed(facts[key])}" for key in shown)
+    return " ".join(f"{key}={as_typed(facts[key])}" for key in shown)
 
 
-def typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value as it is typed."""
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

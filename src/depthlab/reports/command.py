@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from depthlab import config
-from depthlab.config import texts
 from depthlab.errors import Mistake, told_in_one_line
 from depthlab.experiment import check
 from depthlab.reports import figure, profile
@@ -60,7 +59,7 @@ def experiment_of(folder: Path) -> dict[str, Any] | None:
 
     made_by = [name for file in folder.glob("*/config.yaml") if (name := Run(file.parent).experiment())]
     name = made_by[0] if len({*made_by}) == 1 else folder.resolve().name
-    if (text := texts("experiment").get(name)) is None:
+    if (text := config.texts("experiment").get(name)) is None:
         if name in made_by:
             raise Mistake(f"{folder}: runs of experiment={name}, which is not here; --config-dir FOLDER says where")
         return None

@@ -157,8 +157,8 @@ def drops(result: Result) -> list[float]:
     found = []
     for i in range(1, len(points)):
         (before, high), (after, low) = points[i - 1], points[i]
-        level, then = (points[i - 2][1], high) if i > 1 else (low, points[2][1] if len(points) > 2 else math.nan)
-        if math.isclose(level, then, rel_tol=1e-6) and high > 2 * low:
+        level = [rate for _, rate in (points[i - 2 : i] if i > 1 else points[1:3])]
+        if len(level) == 2 and math.isclose(*level, rel_tol=1e-6) and high > 2 * low:
             found.append((before + after) / 2)
     return found
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from depthlab.config import experiment_rows
 from depthlab.errors import Mistake, hint, one_of
-from depthlab.experiment import Facts
+from depthlab.experiment import Facts, Ordering, Published
 from depthlab.reports.table import grid
-from depthlab.reports.verdict import told
+from depthlab.reports.verdict import hold, told
 
-USUAL = {"claims": "train_error", "published": "test_error"}
+USUAL = {"claims": Ordering.metric, "published": Published.metric}
 """The metric of a claim, and of a published number, that names none."""
 
 
@@ -83,17 +83,13 @@ def _typed(key: str, typed: set[str]) -> bool:
 
 def _select(path: str, asked: Facts, runs: Sequence[Facts], elsewhere: Sequence[Facts]) -> None:
     """Raises Mistake where no row has these facts; one elsewhere that says some of them may have the others."""
-
-    def has(row: Facts, key: str) -> bool:
-        return row.get(key) == (None if asked[key] is False else asked[key])
-
-    for key in asked:
+    for key, value in asked.items():
         _known(path, key, runs, elsewhere)
-        if not any(has(row, key) for row in [*runs, *(row for row in elsewhere if key in row)]):
+        if not any(hold(row, {key: value}) for row in [*runs, *(row for row in elsewhere if key in row)]):
             values = {repr(row[key]): row[key] for row in [*runs, *elsewhere] if row.get(key) is not None}
-            raise one_of(f"{path}.{key}", asked[key], values.values())
-    said = [*((row, asked) for row in runs), *((row, asked.keys() & row.keys() or asked) for row in elsewhere)]
-    if not any(all(has(row, key) for key in keys) for row, keys in said):
+            raise one_of(f"{path}.{key}", value, values.values())
+    parts = [{key: asked[key] for key in asked if key in row} or asked for row in elsewhere]
+    if not any(hold(row, asked) for row in runs) and not any(map(hold, elsewhere, parts)):
         raise Mistake(f"{path}: no run is {told(asked)}")
 
 

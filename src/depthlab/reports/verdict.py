@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from depthlab.config import LATER
-from depthlab.reports.collect import Row, crossings, instead, spread, typed
+from depthlab.experiment import Ordering, Published
+from depthlab.reports.collect import Row, as_typed, crossings, instead, spread
 
 ALPHA = 0.05
 """An ordering holds if chance alone would give it with at most this probability."""
@@ -52,19 +53,24 @@ def select(rows: list[Row], wanted: dict[str, Any]) -> Row | None:
 
 
 def matches(row: Row, wanted: dict[str, Any]) -> bool:
-    """Whether a row has these facts; false is a value that does nothing, which no row holds."""
-    return all(row.facts.get(key) == (None if value is False else value) for key, value in wanted.items())
+    """Whether a row has these facts."""
+    return hold(row.facts, wanted)
+
+
+def hold(facts: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether what is known of a run holds these; false is a value that does nothing, which none holds."""
+    return all(facts.get(key) == (None if value is False else value) for key, value in wanted.items())
 
 
 def told(wanted: dict[str, Any]) -> str:
     """Facts as a person types them: `depth=56 skip=none`."""
     return " ".join(
-        f"{key}={typed(LATER.get(key) if v is None else v)}" for key, v in wanted.items() if key != "best"
+        f"{key}={as_typed(LATER.get(key) if v is None else v)}" for key, v in wanted.items() if key != "best"
     )
 
 
 def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
-    metric, text = claim.get("metric", "train_error"), claim["claim"]
+    metric, text = claim.get("metric", Ordering.metric), claim["claim"]
     rows = _asked(claim, rows)
     high, low = select(rows, claim["higher"]), select(rows, claim["lower"])
     if high is None or low is None:
@@ -106,7 +112,7 @@ def chance(higher: list[float], lower: list[float], *, paired: bool = False) -> 
 
 
 def _published(number: dict[str, Any], rows: list[Row]) -> Verdict:
-    metric = number.get("metric", "test_error")
+    metric = number.get("metric", Published.metric)
     low, high = number["within"]
     text = f"{told(number['of'])}: {metric} {number['value']} ({low} to {high})"
     row = select(rows, number["of"])

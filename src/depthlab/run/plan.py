@@ -155,8 +155,9 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         measure = config.bind(module, settings | {"name": name}, f"probe.{name}")
         house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
         measures.append(Probe(name, measure, **house, file=getattr(module, "digest", None)))
-    made = parts["schedule"], parts["optimizer"], measures
-    planned = Plan(cfg, values, chosen, options, *made, Run(Path()), twin, experiment)
+    planned = Plan(
+        cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin, experiment
+    )
     _check_labels(planned)
     with torch.device("meta"):
         net = planned.build((3, 32, 32), 10)
