@@ -1,5 +1,6 @@
 """The benchmark's parts on a network that takes no time; its numbers are for quiet machines."""
 
+import json
 import sys
 from itertools import islice
 
@@ -136,3 +137,12 @@ def test_the_table_has_a_line_a_network():
     row = {"case": "tiny", "ours": 200.0, "reference": 100.0, "step_ratio": 2.0, "epoch_ratio": 3.0}
     table = benchmark.markdown({"machine": "none"}, [row])
     assert "| tiny | 200 | 100 | 2 | 3 |" in table
+
+
+def test_options_behind_the_dashes_are_the_cases(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "resnet20", f"--output={tmp_path}", "--", "data.images=256"])
+    monkeypatch.setattr(benchmark, "ceilings", lambda where: {"gflops": 1.0, "gigabytes": 1.0})
+    monkeypatch.setattr(benchmark, "measure", lambda case, more, *_: {"case": case, "more": " ".join(more)})
+    benchmark.main()
+    (written,) = tmp_path.glob("*-data-images-256.json")
+    assert json.loads(written.read_text())["rows"] == [{"case": "resnet20", "more": "data.images=256"}]
