@@ -228,3 +228,65 @@ def test_yaml_files_of_ones_own(command, folder, monkeypatch):
     ((where, experiment),) = judged
     assert str(where) == "outputs/my_question"
     assert experiment["claims"][0]["claim"] == "the plain network is worse"
+
+
+MISTAKEN = {
+    "skip": """
+from torch import nn
+class silent(nn.Module):
+    def __init__(self, channels): super().__init__()
+    def forward(self, x, f): x + f
+class torn(silent):
+    def forward(self, x, f): return x + f[..., :3]
+class early(nn.Module):
+    def __init__(self, channels): channels.none
+""",
+    "probe": """
+def bare(net, x, y, rate): return x.mean()
+def tensor(net, x, y, rate): return {"mean": x.mean()}
+def wrong(net, x, y, rate): return {"mean": net.nothing}
+""",
+    "data": "def nothing(device): pass\ndef worse(device):\n    return 1 / 0",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("skip=silent", "skip=silent: TypeError: relu(): argument 'input' (position 1) must be Tensor, not NoneType"),
+        (
+            "skip=torn",
+            "{}/skip.py, line 7: RuntimeError: The size of tensor a (8) must match the size of tensor b (3)",
+        ),
+        ("skip=early", "{}/skip.py, line 9: AttributeError: 'int' object has no attribute 'none'"),
+        ("probe=[bare]", "probe=bare: returns Tensor; a dict is needed, as in {{'mean': 0.5}}"),
+        ("probe=[tensor]", "probe=tensor: mean is Tensor; numbers, texts, lists and dicts are stored"),
+        ("probe=[wrong]", "{}/probe.py, line 4: AttributeError: 'Network' object has no attribute 'nothing'"),
+        ("data=nothing", "data=nothing: returns NoneType, which lacks labels, task, classes"),
+        ("data=worse", "{}/data.py, line 3: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_fails_in_ones_own_file_is_one_line(command, folder, words, line):
+    for group, text in MISTAKEN.items():
+        (folder / f"{group}.py").write_text(text)
+    short = [word for word in SHORT if word not in ("data=digits", "recipe.iterations=2") or "data" not in words]
+    outcome = command(f"options={folder}", words, *short)
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith("error: " + line.format(folder))
+    assert "Traceback" not in outcome.err
+
+
+def test_a_failure_that_is_not_ones_own_stays_a_failure(folder, monkeypatch):
+    def failing(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("depthlab.run.start._check", failing)
+    with pytest.raises(ZeroDivisionError):
+        depthlab.run([f"options={folder}", *SHORT])  # skip=identity
+
+
+def test_a_key_before_the_star_is_shown_its_place(folder):
+    (folder / "norm.py").write_text("def early(channels, eps=1e-5): pass")
+    form = r"eps belongs behind the star, as in early\(channels, \*, key=value\)"
+    with pytest.raises(Mistake, match=form):
+        depthlab.network([f"options={folder}", "norm=early", *SHORT])

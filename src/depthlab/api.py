@@ -65,7 +65,7 @@ def network(words: Words) -> Network:
         net = _network(planned)
     if planned.twin:
         with _untouched():
-            build.from_twin(net, planned.twin, planned.options["data"](CPU), CPU)
+            build.from_twin(net, planned.twin, planned.images(CPU), CPU)
     elif file := planned.config["weights"]:
         weights.fit(weights.read(**file), net, file["file"]).fill(net)
     return net
@@ -74,7 +74,7 @@ def network(words: Words) -> Network:
 @mistakes()
 def images(words: Words) -> DataSet:
     """The command's data set, on the CPU: `.first("test", 100)` gives images and labels; `.classes`, `.shape`."""
-    return _planned(words).options["data"](CPU)
+    return _planned(words).images(CPU)
 
 
 @mistakes()
@@ -117,7 +117,7 @@ def load(folder: str | Path, *, options: str | Path | None = None) -> Loaded:
         raise Mistake(f"options={options}: not the files that the run was made with")
     with _untouched():
         net = build.trained(planned, _network(planned))
-    return Loaded(net.eval(), stored, lambda: planned.options["data"](CPU))
+    return Loaded(net.eval(), stored, lambda: planned.images(CPU))
 
 
 @mistakes()
@@ -196,8 +196,9 @@ def _network(planned: Plan) -> Network:
     if data["name"] in CLASSES:
         seen: Any = SimpleNamespace(shape=(3, data["size"], data["size"]), classes=CLASSES[data["name"]])
     else:
-        seen = planned.options["data"](CPU)
-    return build.network(planned, cast(DataSet, seen), CPU)
+        seen = planned.images(CPU)
+    with planned.blamed():
+        return build.network(planned, cast(DataSet, seen), CPU)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import hashlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,9 @@ FORMS: dict[str, tuple[str, ...]] = {
     "probe": ("net", "x", "y", "rate"),
 }
 """The groups that a folder can add to, and what an option is given before the star; a `place` if it asks for one."""
+
+PREFIX = "depthlab_options_"
+"""What the names of the folder's modules begin with."""
 
 
 def modules(folder: str | None) -> dict[str, ModuleType]:
@@ -56,9 +60,29 @@ def texts(folder: str | None) -> dict[str, dict[str, str]]:
     }
 
 
+@contextmanager
+def blamed(chosen: Iterable[str]) -> Iterator[None]:
+    """Inside, an error is a Mistake in the options of one's own that are `chosen` ("skip=mine"), if any are: it names
+    the last line of their files that led to it, or the options themselves, as where a forward returns nothing.
+    """
+    try:
+        yield
+    except (Mistake, OSError):
+        raise
+    except Exception as error:
+        names = ", ".join(chosen)
+        if not names:
+            raise
+        files = {module.__file__ for name, module in sys.modules.items() if name.startswith(PREFIX)}
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+        where = f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else names
+        told = str(error).strip().split("\n")[0]
+        raise Mistake(f"{where}: {type(error).__name__}: {told}") from error
+
+
 @cache  # a file whose text has changed is another one
 def _module(file: Path, group: str, content: bytes) -> ModuleType:
-    module = ModuleType(f"depthlab_options_{group}")
+    module = ModuleType(PREFIX + group)
     module.__dict__.update(__file__=str(file), digest=hashlib.sha256(content).hexdigest()[:8])
     sys.modules[module.__name__] = module  # where dataclasses look
     try:
@@ -81,12 +105,15 @@ def _text(group: str, name: str, option: Callable[..., Any]) -> str:
         signature = inspect.signature(option, eval_str=True)
     except NameError as error:
         raise Mistake(f"{where}: {error}") from None
+    form = f"{name}({', '.join([*FORMS[group], '*', 'key=value'])})"
     keys = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
     try:
         signature.bind(*FORMS[group], **keys, **dict.fromkeys({"place"} & {*signature.parameters}))
     except TypeError:
-        form = f"{name}({', '.join([*FORMS[group], '*', 'key=value'])})"
         raise Mistake(f"{where}{signature}: is called as {form}, keys of its own as it likes") from None
+    given = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "place"]
+    if early := given[len(FORMS[group]) :]:
+        raise Mistake(f"{where}{signature}: {', '.join(early)} belongs behind the star, as in {form}")
     for key, value in keys.items():
         if value is inspect.Parameter.empty:
             raise Mistake(f"{where}: {key} needs a usual value, as in {key}=1.0")

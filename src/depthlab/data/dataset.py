@@ -63,6 +63,9 @@ class DataSet(Protocol):
         ...
 
 
+MEMBERS = [name for name in (*DataSet.__annotations__, *vars(DataSet)) if not name.startswith("_")]
+
+
 def share(data: DataSet, part: tuple[int, int]) -> DataSet:
     """The same data set, seen by one of several processes: the slice r of w of each batch, for a part (r, w)."""
     mine = copy(data)

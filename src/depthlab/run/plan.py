@@ -1,6 +1,7 @@
 """From a composed config to the objects that it names, checked before anything is written."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import partial
 from inspect import signature
@@ -15,6 +16,8 @@ from torch import nn
 
 from depthlab import config, data, network, own, probes
 from depthlab.config import Config
+from depthlab.data import dataset
+from depthlab.data.dataset import DataSet
 from depthlab.data.task import OfImages, OfPixels
 from depthlab.errors import Mistake, hint, within, wrong_value
 from depthlab.network import activation, constructed, init, norm, skip, unit, weight, weights
@@ -65,6 +68,19 @@ class Plan:
         splits |= {"validation": self.config["data"].get("validation")}
         trained = {"train_error", "train_loss"} if self.cfg.epochs != 0 else set()
         return trained | {f"{split}_{key}" for split, has in splits.items() if has for key in of_each}
+
+    def blamed(self) -> AbstractContextManager[None]:
+        """Inside, an error is a Mistake in the options of a person's own that it chose, if it did."""
+        groups = [f"{group}={self.choices[group]}" for group in self.config["options"] or {}]
+        return own.blamed(groups + [f"probe={probe.name}" for probe in self.probes if probe.file])
+
+    def images(self, where: torch.device) -> DataSet:
+        """The data set, on that device. Raises Mistake where data of one's own is none."""
+        images = self.options["data"](where)
+        if lacks := [name for name in dataset.MEMBERS if not hasattr(images, name)]:
+            given = f"returns {type(images).__name__}, which lacks {', '.join(lacks)}"
+            raise Mistake(f"data={self.choices['data']}: {given}; depthlab.data.dataset.DataSet says what is needed")
+        return images
 
     def finished(self) -> Record | None:
         """The summary of a run of which nothing is missing, neither its end nor what its probes measure there."""
@@ -159,7 +175,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin, experiment
     )
     _check_labels(planned)
-    with torch.device("meta"):
+    with torch.device("meta"), planned.blamed():
         net = planned.build((3, 32, 32), 10)
         if twin:
             constructed.check(net, twin.build((3, 32, 32), 10))

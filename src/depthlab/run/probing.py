@@ -1,5 +1,6 @@
 """Probes on a run: when each is due, on which images it looks, and what it leaves behind."""
 
+import json
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -50,11 +51,22 @@ class Probe:
             raise one_of(f"probe.{self.name}.split", self.split, data.splits)
 
     def __call__(self, net: Network, data: DataSet, rate: float) -> Record:
-        """What it measures on the network, which is left as it was."""
+        """What it measures on the network, which is left as it was. Raises Mistake on what no record can hold."""
         size = data.size(self.split)
         batch = data.first(self.split, min(self.images or size, size))
         with untouched(net), torch.enable_grad():
-            return self.measure(net, *batch, rate)
+            found = self.measure(net, *batch, rate)
+        if not isinstance(found, dict):
+            raise Mistake(
+                f"probe={self.name}: returns {type(found).__name__}; a dict is needed, as in {{'mean': 0.5}}"
+            )
+        for key, value in found.items():
+            try:
+                json.dumps({key: value})
+            except TypeError:
+                given = f"{key} is {type(value).__name__}"
+                raise Mistake(f"probe={self.name}: {given}; numbers, texts, lists and dicts are stored") from None
+        return found
 
 
 def missing(probes: list[Probe], run: Run, summary: Record) -> list[Probe]:

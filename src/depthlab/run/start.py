@@ -48,7 +48,7 @@ def run(
     if ranks.world < planned.cfg.devices and (planned.cfg.rerun or not planned.run.finished()):
         return _spread(planned, composed, choices, brief)
     where = device(planned.cfg, ranks)
-    with joined(ranks, where) as ranks:
+    with planned.blamed(), joined(ranks, where) as ranks:
         return _run(planned, where, brief, ranks)
 
 
@@ -76,7 +76,7 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
         log.info("%s (done before; rerun=true repeats it)", describe.result(done))
         return done
     with ranks.first_here_first():
-        images: DataSet = planned.options["data"](where)
+        images = planned.images(where)
     steps = iterations(planned.cfg, images)
     _check(planned, images, steps)
     start = None if left else planned.start(images.shape, images.classes)
