@@ -290,3 +290,11 @@ def test_a_key_before_the_star_is_shown_its_place(folder):
     form = r"eps belongs behind the star, as in early\(channels, \*, key=value\)"
     with pytest.raises(Mistake, match=form):
         depthlab.network([f"options={folder}", "norm=early", *SHORT])
+
+
+def test_a_yaml_of_ones_own_without_a_name_is_asked_for_it(command, folder):
+    (folder / "skip").mkdir()
+    (folder / "skip" / "half.yaml").write_text("# @package skip\nscale: 0.5\n")
+    outcome = command("--config-dir", str(folder), "skip=half", *SHORT)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: {folder}/skip/half.yaml: has no name: which function takes its values")

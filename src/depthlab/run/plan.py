@@ -120,22 +120,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
             unknown = f"no such option; {hint(str(key), known)}"
             raise Mistake(f"{path}{key}: {unknown if key not in known else 'needs a value'}")
     cfg = cast(Config, OmegaConf.to_object(composed))
-    recipe.check(cfg.recipe)
-    limits = {
-        "width": (1, 65536),
-        "threads": (1, 1024),
-        "devices": (1, 65536),
-        "seed": (0, 2**31 - 1),
-        "epochs": (0, 10**6),
-        "checkpoint_every": (0, 10**9),
-    }
-    for key, (low, high) in limits.items():
-        if (given := getattr(cfg, key)) is not None:
-            within(key, given, low, high)
-    batch, devices = cfg.recipe.batch, cfg.devices
-    if batch % devices:
-        near = max(n for n in range(1, devices) if batch % n == 0)
-        raise Mistake(f"devices={devices}: cannot share recipe.batch={batch} equally (nearest: {near})")
+    _check_limits(cfg)
 
     values = config.plain(composed)
     twin = _twin(composed, values["weights"], choices)
@@ -162,15 +147,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
     if cfg.epochs is not None:
         values["recipe"]["iterations"] = None
-    measures = []
-    for name, node in values["probe"].items():
-        if not isinstance(node, dict) or not {*HOUSE} <= {*node}:
-            raise Mistake(f"probe.{name}: choose it as probe=[{name}]")
-        settings = {key: node[key] for key in node.keys() - HOUSE}
-        module = looks if looks and name in config.public(looks) else probes
-        measure = config.bind(module, settings | {"name": name}, f"probe.{name}")
-        house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
-        measures.append(Probe(name, measure, **house, file=getattr(module, "digest", None)))
+    measures = _probes(values["probe"], looks)
     planned = Plan(
         cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin, experiment
     )
@@ -182,6 +159,40 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     values["block"] = net.block
     planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))
     return planned
+
+
+def _check_limits(cfg: Config) -> None:
+    """Raises Mistake on a number outside its range."""
+    recipe.check(cfg.recipe)
+    limits = {
+        "width": (1, 65536),
+        "threads": (1, 1024),
+        "devices": (1, 65536),
+        "seed": (0, 2**31 - 1),
+        "epochs": (0, 10**6),
+        "checkpoint_every": (0, 10**9),
+    }
+    for key, (low, high) in limits.items():
+        if (given := getattr(cfg, key)) is not None:
+            within(key, given, low, high)
+    batch, devices = cfg.recipe.batch, cfg.devices
+    if batch % devices:
+        near = max(n for n in range(1, devices) if batch % n == 0)
+        raise Mistake(f"devices={devices}: cannot share recipe.batch={batch} equally (nearest: {near})")
+
+
+def _probes(chosen: dict[str, Any], own_module: ModuleType | None) -> list[Probe]:
+    """The chosen probes, depthlab's or one's own."""
+    measures = []
+    for name, node in chosen.items():
+        if not isinstance(node, dict) or not {*HOUSE} <= {*node}:
+            raise Mistake(f"probe.{name}: choose it as probe=[{name}]")
+        settings = {key: node[key] for key in node.keys() - HOUSE}
+        module = own_module if own_module and name in config.public(own_module) else probes
+        measure = config.bind(module, settings | {"name": name}, f"probe.{name}")
+        house = {key: config.typed(f"probe.{name}.{key}", node.get(key), kind) for key, kind in HOUSE.items()}
+        measures.append(Probe(name, measure, **house, file=getattr(module, "digest", None)))
+    return measures
 
 
 def _check_labels(planned: Plan) -> None:
