@@ -29,7 +29,8 @@ def steps(net, count=3):
     for _ in range(count):
         x, y = torch.randn(8, 3, 8, 8, generator=chance), torch.randint(5, (8,), generator=chance)
         x = x.to(net.head.weight.dtype)
-        loss = torch.nn.functional.cross_entropy(net(x), y)
+        logits = net(x) if net.labels == "images" else net(x).flatten(-2).mean(-1).reshape(-1, 5)[-8:]
+        loss = torch.nn.functional.cross_entropy(logits, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -43,7 +44,9 @@ def steps(net, count=3):
     + [("batch", name, "original", "resnet", 14) for name in ADDING]
     + [("batch", "identity", name, "resnet", 14) for name in presets("unit")]
     + [("batch", join, order, "densenet", 13) for join in ("concat", "none") for order in ("preact", "original")]
-    + [(name, "concat", "preact", "densenet_bc", 16) for name in ("batch", "layer")],
+    + [(name, "concat", "preact", "densenet_bc", 16) for name in ("batch", "layer")]
+    + [("batch", join, "original", "unet", 18) for join in ("concat", "identity", "none")]
+    + [("batch", join, "preact", "hourglass", 55) for join in ("identity", "none")],
 )
 def test_every_step_is_the_usual_one_bit_for_bit(norms, skips, order, kind, depth):
     net = made(depth, norms, skips, order, kind)
@@ -83,6 +86,14 @@ def test_what_is_kept_is_what_passes_between_units():
     between = sum(64 * 8 * 2**s * (8 // 2**s) ** 2 * 4 * 9 for s in range(3))
     assert 4 * between <= usual  # a unit keeps the outputs of its two layers before and after their activation
     assert between <= kept(net, x) < 1.25 * between  # and what the stem and the tail keep
+
+
+@pytest.mark.parametrize(("kind", "skips", "depth"), [("unet", "concat", 46), ("hourglass", "identity", 55)])
+def test_a_network_that_labels_pixels_keeps_less(kind, skips, depth):
+    net, x = made(depth, skips=skips, order="preact", kind=kind), torch.randn(16, 3, 32, 32)
+    usual = kept(net, x)
+    net.recompute = True
+    assert kept(net, x) < 0.6 * usual
 
 
 def test_a_dense_network_keeps_each_channel_once():

@@ -103,10 +103,6 @@ def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch):
             "network=unet: labels pixels, and data=digits has labels of images (allowed: densen",
         ),
         (
-            "data=scenes recompute=true",
-            "recompute=true: not with network=unet, whose units are no chain; leave it out",
-        ),
-        (
             "data=scenes recipe/optimizer=kfac",
             "recipe/optimizer=kfac: not with network=unet, whose units are no chain",
         ),

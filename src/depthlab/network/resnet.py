@@ -117,7 +117,7 @@ class Network(nn.Module):
     """
 
     activation: str
-    recompute: bool = False
+    _recompute: bool = False
     once: bool = False
     labels = "images"
 
@@ -135,17 +135,29 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        x = self._recomputed(x) if self.recompute and self.training else self.stages(x)
-        return self.head(self.tail(x))
+        again = self.recompute and self.training
+        dense = again and any(isinstance(unit.skip, concat) for unit in self.units)
+        return self.head(self.tail(self._concatenated(x) if dense else self.stages(x)))
 
-    def _recomputed(self, x: Tensor) -> Tensor:
-        """All stages; of a unit that concatenates, only the channels that it adds are kept."""
+    @property
+    def recompute(self) -> bool:
+        """Whether its units are computed again."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        self._recompute = value
+        for unit in self.units:
+            unit.recompute = value
+
+    def _concatenated(self, x: Tensor) -> Tensor:
+        """All stages, recomputed; of a unit that concatenates, only the channels that it adds are kept."""
         parts = [x]
         for unit in self.units:
             if isinstance(unit.skip, concat) and not unit.after:
                 parts.append(recomputed(unit, unit.f, *parts))
             else:
-                parts = [recomputed(unit, unit, *parts)]
+                parts = [recomputed(unit, unit.joined, *parts)]
         return side_by_side(parts)
 
 

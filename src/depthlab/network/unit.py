@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from depthlab.network.place import ALONE, Place, at
+from depthlab.network.recompute import recomputed
 
 Norm = Callable[..., nn.Module]
 Activation = Callable[..., nn.Module]
@@ -25,8 +26,11 @@ class Unit(nn.Module):
     """One residual unit, or its plain twin where `skip` is None.
 
     `before` stands in front of the branch F; a shortcut that is a projection sees x after it, an identity x itself
-    (He et al. 2016, section 5 and appendix). `after` follows the addition.
+    (He et al. 2016, section 5 and appendix). `after` follows the addition. With
+    `recompute` training keeps what enters the unit, and nothing inside.
     """
+
+    recompute: bool = False
 
     def __init__(
         self,
@@ -70,6 +74,10 @@ class Unit(nn.Module):
         return self.sides(x)[1]
 
     def forward(self, x: Tensor) -> Tensor:
+        return recomputed(self, self.joined, x) if self.recompute and self.training else self.joined(x)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """What leaves the unit."""
         h, f = self.sides(x)
         return self.after(f if self.skip is None else self.skip(h, f))
 

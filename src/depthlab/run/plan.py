@@ -199,7 +199,7 @@ def _check_labels(planned: Plan) -> None:
     """Raises Mistake where the network labels images and the data's pixels have labels, or the other way round, and
     on what was made for networks of the other kind.
     """
-    wanted, name, cfg = planned.labels, planned.choices["network"], planned.cfg
+    wanted, name = planned.labels, planned.choices["network"]
     fit = [option for option, its in config.public(MODULES["network"]).items() if _gives(its).labels == wanted]
     if planned.config["network"]["name"] not in fit:
         labels = "pixels" if wanted == "images" else "images"
@@ -209,7 +209,7 @@ def _check_labels(planned: Plan) -> None:
         probes.check(probe.name, wanted)
     if wanted == "images":
         return
-    given = {"recompute=true": cfg.recompute, "weights={...}": planned.twin}
+    given = {"weights={...}": planned.twin}
     given["recipe/optimizer=kfac"] = planned.config["recipe"]["optimizer"]["name"] == "kfac"
     for option, is_given in given.items():
         if is_given:
