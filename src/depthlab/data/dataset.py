@@ -64,6 +64,7 @@ class DataSet(Protocol):
 
 
 MEMBERS = [name for name in (*DataSet.__annotations__, *vars(DataSet)) if not name.startswith("_")]
+"""What a data set has."""
 
 
 def share(data: DataSet, part: tuple[int, int]) -> DataSet:
