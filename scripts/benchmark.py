@@ -275,7 +275,7 @@ def beside(case: str, more: list[str], processes: int, turns: int) -> float:
 def _alone(case: str, more: list[str], turns: int) -> float:
     made = planned(typed(case, [*more, "threads=1"]))
     where = build.device(made.cfg)
-    images = made.options["data"](where)
+    images = made.images(where)
     epochs = ours(made, images, where)
     next(epochs)
     return images.images / statistics.median(next(epochs).all for _ in range(turns))
@@ -300,7 +300,7 @@ def measure(
     """A row of the table; `folder`: the peer's, for the networks that it has."""
     made = planned(typed(case, more))
     where, threads = build.device(made.cfg), torch.get_num_threads()
-    images = made.options["data"](where)
+    images = made.images(where)
     loops = [ours(made, images, where), reference(made, images, where)]
     loops += [peer(folder, made, images, where)] if folder and CIFAR in CASES[case] else []
     rounds = [[next(loop) for loop in loops] for _ in range(turns + 1)][1:]
@@ -341,7 +341,7 @@ def scaling(more: list[str]) -> dict[str, dict[str, float]]:
                 continue
             made = planned(typed("resnet20", options))
             where = build.device(made.cfg)
-            images = made.options["data"](where)
+            images = made.images(where)
             epochs = ours(made, images, where)
             next(epochs)
             cost[value] = 1000 * statistics.median(next(epochs).steps for _ in range(3)) / images.images

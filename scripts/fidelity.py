@@ -31,7 +31,7 @@ def curve(data: str, skip: str, seed: int, path: str, more: list[str]) -> list[d
     precision = "bf16" if path == "bf16" else "fp32"
     made = planned([f"data={data}", "depth=20", f"skip={skip}", f"seed={seed}", f"precision={precision}", *more])
     where = build.device(made.cfg)
-    images = made.options["data"](where)
+    images = made.images(where)
     net = build.network(made, images, where)
     optimizer = sgd(net, made.cfg.recipe)
     if path == "usual":

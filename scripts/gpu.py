@@ -56,7 +56,7 @@ def made(tiny: bool, *options: str, images: int = 1280) -> Plan:
 def passes(planned: Plan, where: torch.device) -> dict[str, Tensor]:
     """Logits of a batch, gradient and change of all weights in one step, in float64 on the CPU."""
     cpu, recipe = torch.device("cpu"), planned.cfg.recipe
-    images = planned.options["data"](cpu)
+    images = planned.images(cpu)
     x, y = (part.to(where) for part in next(images.batches(recipe.batch, seed=0)))
     net = build.network(planned, images, where).train()
     optimizer = planned.optimizer(net, recipe)
@@ -105,7 +105,7 @@ def losses(planned: Plan, steps: int, *, nudge: float = 0.0, stop: int | None = 
     the run is saved and goes on from the file with a new network.
     """
     where = build.device(planned.cfg)
-    images = planned.options["data"](where)
+    images = planned.images(where)
 
     def begin() -> tuple[State, Iterator[Any]]:
         net = build.network(planned, images, where)
@@ -200,7 +200,7 @@ def speed(tiny: bool, names: list[str], seconds: float) -> Iterator[dict[str, An
     for depth in DEPTHS[:1] if tiny else DEPTHS:
         plan = made(tiny, f"depth={depth}", images=images)
         build.device(plan.cfg)
-        data = plan.options["data"](where)
+        data = plan.images(where)
         allowed = benchmark.limit(plan, data, where, rates)
         print(f"depth {depth}: expected at most {allowed:,.0f} images/s of the plain loop in float32", flush=True)
         usual = _rate(benchmark.reference(plan, data, where), images)

@@ -28,7 +28,7 @@ def training(words: list[str]) -> Iterator[object]:
     """The endless iterations of a run, without its evaluations."""
     made = planned(words)
     where = build.device(made.cfg)
-    images = made.options["data"](where)
+    images = made.images(where)
     net = build.network(made, images, where)
     return build.loop(made, images, where, State(net, made.optimizer(net, made.cfg.recipe)), 10**7)
 

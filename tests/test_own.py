@@ -298,3 +298,9 @@ def test_a_yaml_of_ones_own_without_a_name_is_asked_for_it(command, folder):
     outcome = command("--config-dir", str(folder), "skip=half", *SHORT)
     assert outcome.code == 2
     assert outcome.err.startswith(f"error: {folder}/skip/half.yaml: has no name: which function takes its values")
+
+
+def test_data_that_fail_are_one_line_from_python_too(folder):
+    (folder / "data.py").write_text(MISTAKEN["data"])
+    with pytest.raises(Mistake, match=r"data\.py, line 3: ZeroDivisionError: division by zero$"):
+        depthlab.images([f"options={folder}", "data=worse"])

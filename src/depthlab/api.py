@@ -197,8 +197,7 @@ def _network(planned: Plan) -> Network:
         seen: Any = SimpleNamespace(shape=(3, data["size"], data["size"]), classes=CLASSES[data["name"]])
     else:
         seen = planned.images(CPU)
-    with planned.blamed():
-        return build.network(planned, cast(DataSet, seen), CPU)
+    return build.network(planned, cast(DataSet, seen), CPU)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -73,11 +73,17 @@ def blamed(chosen: Iterable[str]) -> Iterator[None]:
         names = ", ".join(chosen)
         if not names:
             raise
-        files = {module.__file__ for name, module in sys.modules.items() if name.startswith(PREFIX)}
-        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-        where = f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else names
+        files = {str(module.__file__) for name, module in sys.modules.items() if name.startswith(PREFIX)}
+        last = _last(error, files)
+        where = f"{last.filename}, line {last.lineno}" if last else names
         told = str(error).strip().split("\n")[0]
         raise Mistake(f"{where}: {type(error).__name__}: {told}") from error
+
+
+def _last(error: Exception, files: Collection[str]) -> traceback.FrameSummary | None:
+    """The last place in these files on the way to an error."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return frames[-1] if frames else None
 
 
 @cache  # a file whose text has changed is another one
@@ -88,8 +94,8 @@ def _module(file: Path, group: str, content: bytes) -> ModuleType:
     try:
         exec(compile(content, file, "exec"), module.__dict__)
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        last = _last(error, {str(file)})
+        line = error.lineno if isinstance(error, SyntaxError) else last.lineno if last else None
         text = error.msg if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"
         raise Mistake(f"{file}{f', line {line}' * (line is not None)}: {text}") from error
     if not public(module):

@@ -26,8 +26,9 @@ class Unit(nn.Module):
     """One residual unit, or its plain twin where `skip` is None.
 
     `before` stands in front of the branch F; a shortcut that is a projection sees x after it, an identity x itself
-    (He et al. 2016, section 5 and appendix). `after` follows the addition. With
-    `recompute` training keeps what enters the unit, and nothing inside.
+    (He et al. 2016, section 5 and appendix). `after` follows the addition.
+
+    With `recompute` training keeps what enters the unit, and nothing inside.
     """
 
     recompute: bool = False

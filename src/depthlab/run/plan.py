@@ -16,8 +16,7 @@ from torch import nn
 
 from depthlab import config, data, network, own, probes
 from depthlab.config import Config
-from depthlab.data import dataset
-from depthlab.data.dataset import DataSet
+from depthlab.data.dataset import MEMBERS, DataSet
 from depthlab.data.task import OfImages, OfPixels
 from depthlab.errors import Mistake, hint, within, wrong_value
 from depthlab.network import activation, constructed, init, norm, skip, unit, weight, weights
@@ -76,8 +75,9 @@ class Plan:
 
     def images(self, where: torch.device) -> DataSet:
         """The data set, on that device. Raises Mistake where data of one's own is none."""
-        images = self.options["data"](where)
-        if lacks := [name for name in dataset.MEMBERS if not hasattr(images, name)]:
+        with self.blamed():
+            images = self.options["data"](where)
+        if lacks := [name for name in MEMBERS if not hasattr(images, name)]:
             given = f"returns {type(images).__name__}, which lacks {', '.join(lacks)}"
             raise Mistake(f"data={self.choices['data']}: {given}; depthlab.data.dataset.DataSet says what is needed")
         return images
@@ -92,11 +92,12 @@ class Plan:
         cfg, options = self.cfg, self.options
         torch.manual_seed(cfg.seed)
         block = cfg.block.name if cfg.block else None
-        parts = options["unit"](), options["skip"], options["norm"], options["activation"], options["weight"]
-        net = options["network"](shape, classes, cfg.depth, cfg.width, block, *parts)
-        net.recompute = cfg.recompute
-        net.activation = self.config["activation"]["name"]
-        options["init"](net)
+        with self.blamed():
+            parts = options["unit"](), options["skip"], options["norm"], options["activation"], options["weight"]
+            net = options["network"](shape, classes, cfg.depth, cfg.width, block, *parts)
+            net.recompute = cfg.recompute
+            net.activation = self.config["activation"]["name"]
+            options["init"](net)
         return net
 
     def start(self, shape: tuple[int, int, int], classes: int) -> weights.Start | None:
@@ -152,7 +153,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin, experiment
     )
     _check_labels(planned)
-    with torch.device("meta"), planned.blamed():
+    with torch.device("meta"):
         net = planned.build((3, 32, 32), 10)
         if twin:
             constructed.check(net, twin.build((3, 32, 32), 10))
@@ -209,8 +210,8 @@ def _check_labels(planned: Plan) -> None:
         probes.check(probe.name, wanted)
     if wanted == "images":
         return
-    given = {"weights={...}": planned.twin}
-    given["recipe/optimizer=kfac"] = planned.config["recipe"]["optimizer"]["name"] == "kfac"
+    kfac = planned.config["recipe"]["optimizer"]["name"] == "kfac"
+    given = {"weights={...}": planned.twin, "recipe/optimizer=kfac": kfac}
     for option, is_given in given.items():
         if is_given:
             raise Mistake(f"{option}: not with network={name}, whose units are no chain; leave it out")

@@ -56,6 +56,12 @@ class Probe:
         batch = data.first(self.split, min(self.images or size, size))
         with untouched(net), torch.enable_grad():
             found = self.measure(net, *batch, rate)
+        if self.file:
+            self._check_storable(found)
+        return found
+
+    def _check_storable(self, found: Any) -> None:
+        """Raises Mistake where a probe of one's own measured what no record can hold."""
         if not isinstance(found, dict):
             raise Mistake(
                 f"probe={self.name}: returns {type(found).__name__}; a dict is needed, as in {{'mean': 0.5}}"
@@ -66,7 +72,6 @@ class Probe:
             except TypeError:
                 given = f"{key} is {type(value).__name__}"
                 raise Mistake(f"probe={self.name}: {given}; numbers, texts, lists and dicts are stored") from None
-        return found
 
 
 def missing(probes: list[Probe], run: Run, summary: Record) -> list[Probe]:
