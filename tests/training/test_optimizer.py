@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from conftest import presets
 from depthlab.config import bind
 from depthlab.errors import Mistake
+from depthlab.network.levels import Pixelwise
 from depthlab.training import optimizer
-from depthlab.training.kfac import KFAC, factors, inverses
+from depthlab.training.kfac import KFAC, _drawn, factors, inverses
 from depthlab.training.recipe import Recipe, Warmup
 
 PRESETS = {name: node.get("optimizer", node) for name, node in presets("recipe/optimizer").items()}
@@ -42,7 +43,7 @@ def batch(seed=0):
 def step(net, made, seed=0):
     x, y = batch(seed)
     logits = net(x)
-    getattr(made, "look", lambda logits: None)(logits)
+    getattr(made, "look", lambda said: None)([logits])
     loss = F.cross_entropy(logits, y)
     made.zero_grad()
     loss.backward()
@@ -178,6 +179,25 @@ def test_of_one_image_the_kronecker_product_is_the_exact_fisher_matrix():
     torch.testing.assert_close(torch.kron(g_exact, a), exact)
 
 
+def test_a_linear_map_at_each_pixel_has_the_factors_of_a_1x1_convolution():
+    torch.manual_seed(0)
+    linear, conv = Pixelwise(2, 3).double(), nn.Conv2d(2, 3, 1).double()
+    x, g = torch.randn(4, 2, 5, 6).double(), torch.randn(4, 3, 5, 6).double()
+    torch.testing.assert_close(factors(linear, x, g), factors(conv, x, g))
+
+
+def test_of_pixels_the_drawn_loss_has_the_square_of_their_means_fisher_matrix():
+    """Of biases shared by all pixels and added to two logits of a step: the mean of diag(p) - p p^T, twice."""
+    torch.manual_seed(0)
+    one, bias = torch.randn(1, 3, 2, 2), torch.zeros(40_000, 3, requires_grad=True)
+    logits = one + bias[:, :, None, None]
+    torch.manual_seed(1)
+    (g,) = torch.autograd.grad(_drawn(logits) + _drawn(logits), bias)
+    p = one.softmax(1)[0].flatten(1).T
+    exact = 2 * (torch.diag_embed(p) - p[:, :, None] * p[:, None]).mean(0)
+    torch.testing.assert_close(g.T @ g / len(g), exact, atol=0.01, rtol=0)
+
+
 def test_inverses_are_damped_by_factored_tikhonov():
     """(A + pi sqrt(l) I) x (G + sqrt(l) / pi I) (Martens & Grosse 2015, section 6.3)."""
     torch.manual_seed(0)
@@ -199,7 +219,7 @@ def test_a_step_is_the_damped_natural_gradient_within_the_trust_region():
         w = torch.cat([net[0].weight, net[0].bias[:, None]], 1).detach().clone()
         state = torch.get_rng_state()
         logits = net(x)
-        made.look(logits)
+        made.look([logits])
         made.zero_grad()
         F.cross_entropy(logits, y).backward()
         made.step()

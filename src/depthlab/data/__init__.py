@@ -7,8 +7,21 @@ from depthlab.data.handwritten import digits
 from depthlab.data.images import imagenet
 from depthlab.data.line import line
 from depthlab.data.masks import masks
+from depthlab.data.micrograph import nuclei
 from depthlab.data.patterns import synthetic
 from depthlab.data.scenes import scenes
 from depthlab.data.signals import mnist1d
 
-__all__ = ["cifar10", "cifar100", "digits", "folder", "imagenet", "line", "masks", "mnist1d", "scenes", "synthetic"]
+__all__ = [
+    "cifar10",
+    "cifar100",
+    "digits",
+    "folder",
+    "imagenet",
+    "line",
+    "masks",
+    "mnist1d",
+    "nuclei",
+    "scenes",
+    "synthetic",
+]

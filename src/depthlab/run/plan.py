@@ -208,13 +208,8 @@ def _check_labels(planned: Plan) -> None:
         raise Mistake(f"network={name}: labels {labels}, and {data} (allowed: {', '.join(sorted(fit))})")
     for probe in planned.probes:
         probes.check(probe.name, wanted)
-    if wanted == "images":
-        return
-    kfac = planned.config["recipe"]["optimizer"]["name"] == "kfac"
-    given = {"weights={...}": planned.twin, "recipe/optimizer=kfac": kfac}
-    for option, is_given in given.items():
-        if is_given:
-            raise Mistake(f"{option}: not with network={name}, whose units are no chain; leave it out")
+    if wanted == "pixels" and planned.twin:
+        raise Mistake(f"weights={{...}}: not with network={name}, whose units are no chain; leave it out")
 
 
 def _gives(option: Callable[..., Any]) -> Any:

@@ -4,6 +4,7 @@ Of a layer with inputs a and derivatives g of the loss by its outputs, the Fishe
 A x G, A = E[a a^T] and G = E[g g^T], so that its inverse is that of two small matrices.
 """
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -16,7 +17,7 @@ class KFAC(torch.optim.Optimizer):
     """Steps G^-1 V A^-1 for the gradient V of each convolution's and linear map's weights, its bias as one column
     more; the gradient itself for other parameters. Weight decay joins the gradient, momentum follows.
 
-    Call `look(logits)` between each forward and backward pass in training. Its settings are those of
+    Call `look(said)` between each forward and backward pass in training. Its settings are those of
     `optimizer.kfac`.
     """
 
@@ -54,17 +55,18 @@ class KFAC(torch.optim.Optimizer):
         if self.due and layer.training and output.requires_grad:
             self.seen[layer] = given[0].detach(), output
 
-    def look(self, logits: Tensor) -> None:
+    def look(self, said: Iterable[Tensor]) -> None:
         """Renews the factors and their inverses, if due, from labels drawn from the network's own distribution, as
         the Fisher matrix wants (Martens & Grosse 2015, section 5).
+
+        said: the logits (N, classes), or (N, classes, H, W), of each of the losses that are added.
         """
         if not self.due:
             return
-        labels = logits.detach().float().softmax(1).nan_to_num(1.0).multinomial(1).squeeze(1)
-        loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
+        losses = [_drawn(logits) for logits in said]
         layers, (inputs, outputs) = list(self.seen), zip(*self.seen.values(), strict=True)
         self.seen.clear()
-        gradients = torch.autograd.grad(loss, outputs, retain_graph=True)
+        gradients = torch.autograd.grad(losses, outputs, retain_graph=True)
         past = min(1 - 1 / (self.param_groups[0]["step"] // self.every + 1), self.average)  # section 5
         for layer, x, g in zip(layers, inputs, gradients, strict=True):
             state = self.state[layer.weight]
@@ -102,15 +104,26 @@ class KFAC(torch.optim.Optimizer):
             parameter.sub_(momentum * rates[parameter])
 
 
+def _drawn(logits: Tensor) -> Tensor:
+    """The loss of labels drawn for each image, or each pixel. Drawn apart from each other, P of them an image give a
+    gradient whose square is P times that of their mean's Fisher matrix.
+    """
+    apart = logits.float().movedim(1, -1).flatten(0, -2)
+    labels = apart.detach().softmax(1).nan_to_num(1.0).multinomial(1).squeeze(1)
+    return functional.cross_entropy(apart, labels, reduction="sum") / (len(apart) / len(logits)) ** 0.5
+
+
 def factors(layer: nn.Conv2d | nn.Linear, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """A and G of a batch of inputs x and derivatives g of each image's loss.
 
-    A convolution's A is summed over its positions, its G averaged over them (Grosse & Martens 2016, theorem 1).
+    A convolution's A is summed over its positions, its G averaged over them (Grosse & Martens 2016, theorem 1). So
+    are those of a linear map at each pixel, x (N, C, H, W).
     """
     x, g, images = x.to(layer.weight), g.to(layer.weight), len(x)
-    if isinstance(layer, nn.Conv2d) and x.dim() == 4:
-        x = functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT.flatten(0, 1)  # pyrefly: ignore
-        g = g.flatten(2).mT.flatten(0, 1)
+    if x.dim() == 4:
+        if isinstance(layer, nn.Conv2d):
+            x = functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # pyrefly: ignore
+        x, g = (part.flatten(2).mT.flatten(0, 1) for part in (x, g))
     if layer.bias is not None:
         x = torch.cat([x, x.new_ones(len(x), 1)], 1)
     return x.T @ x / images, g.T @ g / len(g)

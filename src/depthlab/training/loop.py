@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from depthlab.data.dataset import DataSet
-from depthlab.data.task import Task, wrong
+from depthlab.data.task import Task, times, wrong
 from depthlab.training.distributed import ALONE, Ranks
 from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
 
@@ -173,7 +173,7 @@ def train(
             logits = forward(images)
             loss = data.task.loss(logits, labels)
         if look := getattr(state.optimizer, "look", None):  # a method of second order's, at the curvature
-            look(logits)
+            look(times(logits, labels))
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
