@@ -76,8 +76,14 @@ def curves(folder):
 
 
 @pytest.mark.parametrize("launcher", installed.values())
-def test_a_sweep_goes_on_and_one_failed_run_does_not_stop_the_others(tmp_path, sweep, command, launcher):
-    options = (*GRID, "recipe.iterations=2", f"hydra/launcher={launcher}")
+def test_a_sweep_goes_on_and_one_failed_run_does_not_stop_the_others(
+    tmp_path, tmp_path_factory, sweep, command, launcher
+):
+    """With a norm of one's own, whose file each worker reads for itself."""
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "norm.py").write_text("from torch import nn\n\n\ndef mine(channels):\n    return nn.BatchNorm2d(channels)\n")
+    grid = (*GRID, "recipe.iterations=2", f"options={mine}", "norm=mine")
+    options = (*grid, f"hydra/launcher={launcher}")
     code, out, err = sweep(tmp_path, *options)
     assert (code, "Warning" in err, "Traceback" in err) == (0, False, False)
     assert out.startswith("4 runs: 0 done, 4 to run\n")
@@ -86,7 +92,7 @@ def test_a_sweep_goes_on_and_one_failed_run_does_not_stop_the_others(tmp_path, s
     assert len(runs) == 4
     assert all("cpu (1 thread)" in (run.parent / "train.log").read_text() for run in runs)
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
-    command(*GRID, "recipe.iterations=2", "hydra/launcher=basic", "output_dir=alone/outputs")
+    command(*grid, "hydra/launcher=basic", "output_dir=alone/outputs")
     assert curves(tmp_path) == curves(tmp_path / "alone")
 
     (runs[0].parent / "checkpoint.pt").write_bytes(b"damaged")
