@@ -11,14 +11,14 @@ SHORT = ["width=4", "epochs=1", "data.subset=200", "recipe.warmup.share=0"]
 
 
 def test_paths_differ_by_rounding_alone():
-    usual, fast, half = (fidelity.curve("digits", "identity", 0, path, SHORT)[-1] for path in fidelity.PATHS)
+    usual, fast, half = (fidelity.curve("digits", 20, "identity", 0, path, SHORT)[-1] for path in fidelity.PATHS)
     assert fast["train_loss"] == pytest.approx(usual["train_loss"], rel=1e-4)
     assert fast["train_loss"] != half["train_loss"] == pytest.approx(usual["train_loss"], rel=0.1)
 
 
 def test_what_stands_is_not_run_again(tmp_path, monkeypatch, capsys):
     path = tmp_path / "fidelity.jsonl"
-    monkeypatch.setattr(sys, "argv", ["fidelity.py", "digits", "--output", str(path), *SHORT])
+    monkeypatch.setattr(sys, "argv", ["fidelity.py", "digits", "--depth", "8", "--output", str(path), *SHORT])
     monkeypatch.setattr(fidelity, "SEEDS", (0, 1))
     fidelity.main()
     first = path.read_text()
@@ -27,4 +27,4 @@ def test_what_stands_is_not_run_again(tmp_path, monkeypatch, capsys):
     fidelity.main()
     assert path.read_text() == first
     errors = [json.loads(line)["curve"][-1]["test_error"] for line in first.splitlines()[:6:3]]
-    assert f"| digits | none | test_error | {sum(errors) / 2:.2f} ± " in capsys.readouterr().out
+    assert f"| digits | 8 | none | test_error | {sum(errors) / 2:.2f} ± " in capsys.readouterr().out

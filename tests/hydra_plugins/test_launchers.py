@@ -81,7 +81,9 @@ def test_a_sweep_goes_on_and_one_failed_run_does_not_stop_the_others(
 ):
     """With a norm of one's own, whose file each worker reads for itself."""
     mine = tmp_path_factory.mktemp("mine")
-    (mine / "norm.py").write_text("from torch import nn\n\n\ndef mine(channels):\n    return nn.BatchNorm2d(channels)\n")
+    (mine / "norm.py").write_text(
+        "from torch.nn import BatchNorm2d\n\n\ndef mine(channels):\n    return BatchNorm2d(channels)\n"
+    )
     grid = (*GRID, "recipe.iterations=2", f"options={mine}", "norm=mine")
     options = (*grid, f"hydra/launcher={launcher}")
     code, out, err = sweep(tmp_path, *options)
