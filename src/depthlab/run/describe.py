@@ -17,7 +17,7 @@ from depthlab.network.weights import NAMINGS, Start
 from depthlab.run.directory import Record
 from depthlab.run.plan import Plan
 
-HORIZON = {"bf16": 27, "tf32": 40, "fp32": 83}
+HORIZON = {"bf16": 27, "tf32": 40, "fp32": 84}
 """Layers at which half of a plain network's first gradient is rounding, with batch norm and ReLU; means of
 ten seeds on digits in batches of 64 (docs/precision.md)."""
 
