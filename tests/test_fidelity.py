@@ -18,13 +18,17 @@ def test_paths_differ_by_rounding_alone():
 
 def test_what_stands_is_not_run_again(tmp_path, monkeypatch, capsys):
     path = tmp_path / "fidelity.jsonl"
-    monkeypatch.setattr(sys, "argv", ["fidelity.py", "digits", "--depth", "8", "--output", str(path), *SHORT])
     monkeypatch.setattr(fidelity, "SEEDS", (0, 1))
-    fidelity.main()
+    for depth in ("14", "8"):
+        argv = ["fidelity.py", "digits", "--depth", depth, "--output", str(path), *SHORT]
+        monkeypatch.setattr(sys, "argv", argv)
+        fidelity.main()
     first = path.read_text()
-    assert len(first.splitlines()) == 2 * 2 * 3
+    deep, shallow = first.splitlines()[:12], first.splitlines()[12:]
+    assert len(shallow) == 2 * 2 * 3
+    assert all(json.loads(a)["curve"] != json.loads(b)["curve"] for a, b in zip(deep, shallow, strict=True))
     monkeypatch.setattr(fidelity, "curve", None)
     fidelity.main()
     assert path.read_text() == first
-    errors = [json.loads(line)["curve"][-1]["test_error"] for line in first.splitlines()[:6:3]]
+    errors = [json.loads(line)["curve"][-1]["test_error"] for line in shallow[:6:3]]
     assert f"| digits | 8 | none | test_error | {sum(errors) / 2:.2f} ± " in capsys.readouterr().out

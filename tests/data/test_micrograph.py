@@ -38,16 +38,47 @@ def test_test_tiles_are_the_right_quarter_and_training_tiles_lie_left_of_it():
     x = x[:, 0].view(8, 2, 64, 64).transpose(1, 2).reshape(512, 128).double()
     assert np.corrcoef(x.flatten(), image[:, 384:].flatten())[0, 1] > 0.999999
 
-    windows = np.lib.stride_tricks.sliding_window_view(nucleus[:, :384], (64, 64)).reshape(-1, 64, 64)
-    sums = windows.sum((1, 2))
-    turns = set()
-    for tile in data.first("train", 30)[1].numpy():
-        places = windows[sums == tile.sum()]
-        forms = [np.rot90(tile[::flip], k) for flip in (1, -1) for k in range(4)]
-        found = [(places == form).all((1, 2)).any() for form in forms]
-        assert any(found)
-        turns.add(found.index(True))
-    assert len(turns) > 4
+    assert len({form for form, _ in places(data, 30, image, nucleus)}) > 4
+
+
+def places(data, count, image, nucleus):
+    """How each training tile was turned, and its first row: where image and mask of the left part are its own."""
+    slide = np.lib.stride_tricks.sliding_window_view
+    masks, images = (slide(part[:, :384], (64, 64)).reshape(-1, 64, 64) for part in (nucleus, image))
+    sums = masks.sum((1, 2))
+    for x, y in zip(*(part.numpy() for part in data.first("train", count)), strict=True):
+        near = np.flatnonzero(sums == y.sum())
+        forms = [(np.rot90(y[::flip], k), np.rot90(x[0, ::flip], k).flatten()) for flip in (1, -1) for k in range(4)]
+        form, place = next(
+            (form, place)
+            for form, (mask, pixels) in enumerate(forms)
+            for place in near
+            if (masks[place] == mask).all() and np.corrcoef(images[place].flatten(), pixels)[0, 1] > 0.999999
+        )
+        yield form, place // (384 - 63)
+
+
+def test_validation_tiles_are_of_the_lowest_quarter_which_no_training_tile_sees():
+    with np.load(FILE) as file:
+        image, nucleus = file["image"], file["nucleus"]
+    data = made(images=40, validation=10)
+    assert {split: data.size(split) for split in data.splits} == {"test": 16, "train": 30, "validation": 10}
+    assert max(row for _, row in places(data, 30, image, nucleus)) <= 384 - 64
+    assert max(row for _, row in places(made(images=200), 200, image, nucleus)) > 384
+    held = set(data.first("validation", 10)[1].sum((1, 2)).tolist())
+    low = np.lib.stride_tricks.sliding_window_view(nucleus[384:, :384], (64, 64)).sum((2, 3))
+    assert held <= {*low.flatten().tolist()}
+
+
+def test_each_window_of_the_left_part_can_be_drawn(monkeypatch):
+    class Last:
+        def integers(self, low, high=None):
+            return 0 if high is None else np.asarray(high) - 1
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Last())
+    with np.load(FILE) as file:
+        corner = torch.tensor(file["nucleus"][-64:, 384 - 64 : 384], dtype=torch.int64)
+    assert torch.equal(made(images=1).first("train", 1)[1][0], corner)
 
 
 def test_a_pure_function_of_the_seed():

@@ -1,5 +1,6 @@
 """Optimisers against steps written out by hand, exact matrices, and the recipe's word on rates and decay."""
 
+import copy
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import presets
+from depthlab import api
 from depthlab.config import bind
 from depthlab.errors import Mistake
 from depthlab.network.levels import Pixelwise
@@ -254,6 +256,33 @@ def test_kfac_looks_every_so_many_steps_and_only_in_training():
         net.train()
     assert seen == [True, False, False, True, False]
     assert not made.seen
+
+
+def test_kfac_looks_at_each_of_the_losses_that_are_added():
+    """Each G of two stacked hourglasses is that of both losses."""
+    net = api.network("data=scenes network=hourglass depth=37 width=8 skip=identity network.levels=1").train()
+    made = make("kfac", net, {"every": 1})
+    x = torch.randn(3, 1, 8, 8)
+    said = net(x)
+    assert len(said) == 2
+    outputs = [made.seen[layer][1] for layer in made.layers]
+    torch.manual_seed(0)
+    wanted = torch.autograd.grad([_drawn(logits) for logits in said], outputs, retain_graph=True)
+    torch.manual_seed(0)
+    made.look(said)
+    for layer, g in zip(made.layers, wanted, strict=True):
+        exact = g.movedim(1, -1).flatten(0, -2)
+        torch.testing.assert_close(made.state[layer.weight]["G"], exact.T @ exact / len(exact))
+        assert made.state[layer.weight]["G"].any()
+
+
+def test_a_copy_of_the_network_is_free_of_kfac():
+    """As probes make: it runs, and the optimiser keeps nothing of it."""
+    net = network()
+    made = make("kfac", net, {"every": 1})
+    copy.deepcopy(net).train()(batch()[0])
+    assert not made.seen
+    step(net, made)
 
 
 def test_weights_that_are_made_from_others_take_sgds_steps():

@@ -8,8 +8,9 @@ import torch
 from depthlab.data.arrays import PixelArrays
 from depthlab.errors import within
 
-TEST = 128
-"""So many columns of the micrograph, the right quarter, are for testing; no training tile sees them."""
+KEPT = 128
+"""So many columns of the micrograph, the right quarter, are for testing, and so many rows, the lowest quarter of the
+rest, for validation; no training tile sees them."""
 
 
 def nuclei(
@@ -19,19 +20,21 @@ def nuclei(
 
     All are of one micrograph of 512 x 512 pixels with 125 nuclei, many of which touch. Training tiles are `images`
     windows of its left three quarters, each somewhere, turned and mirrored by chance: a pure function of `seed`,
-    whatever the run's. Test tiles are the right quarter, cut into as many as fit. Normalised by channel.
+    whatever the run's. Test tiles are the right quarter, cut into as many as fit. With `validation`, the last so many
+    windows are of the lowest quarter, and the others of what is above. Normalised by channel.
 
     Source: the 2018 Data Science Bowl (Caicedo et al. 2019, Nature Methods 16; BBBC038v1, Broad Bioimage Benchmark
     Collection, CC0), the image and the mask that PyPI's stardist ships. Mistake if a number is out of range.
     """
-    within("data.size", size, 8, TEST, f"the test part is {TEST} columns wide")
+    within("data.size", size, 8, KEPT, f"the test part is {KEPT} columns wide")
     within("data.images", images, 1, 10**6, "a count")
     within("data.seed", seed, 0, 2**31 - 1, "a seed")
     with np.load(Path(__file__).with_name("nuclei.npz")) as file:
         both = np.stack([file["image"], file["nucleus"]], axis=-1)
-    seen, kept = both[:, :-TEST], both[:, -TEST:]
+    seen, kept = both[:, :-KEPT], both[:, -KEPT:]
+    upper, lower = (seen[:-KEPT], seen[-KEPT:]) if validation else (seen, seen)
     chance = np.random.default_rng(seed)
-    train = np.stack([_somewhere(seen, size, chance) for _ in range(images)])
+    train = np.stack([_somewhere(upper if i < images - validation else lower, size, chance) for i in range(images)])
     starts = [range(0, side - size + 1, size) for side in kept.shape[:2]]
     test = np.stack([kept[row : row + size, column : column + size] for row in starts[0] for column in starts[1]])
     return PixelArrays(

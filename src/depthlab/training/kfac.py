@@ -40,7 +40,9 @@ class KFAC(torch.optim.Optimizer):
         for parameter in chain.from_iterable(group["params"] for group in self.param_groups):
             self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         for layer in self.layers:
-            layer.register_forward_hook(self._keep)
+            layer.register_forward_hook(
+                lambda m, x, y: self._keep(m, x, y)
+            )  # so a network's copy copies no optimiser
             outputs, inputs = layer.weight.shape[0], layer.weight[0].numel() + (layer.bias is not None)
             for key, size in (("A", inputs), ("G", outputs)):
                 self.state[layer.weight][key] = layer.weight.new_zeros(size, size)
@@ -52,7 +54,7 @@ class KFAC(torch.optim.Optimizer):
         return self.param_groups[0]["step"] % self.every == 0
 
     def _keep(self, layer: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
-        if self.due and layer.training and output.requires_grad:
+        if self.due and layer.weight in self.state and layer.training and output.requires_grad:
             self.seen[layer] = given[0].detach(), output
 
     def look(self, said: Iterable[Tensor]) -> None:
@@ -106,7 +108,7 @@ class KFAC(torch.optim.Optimizer):
 
 def _drawn(logits: Tensor) -> Tensor:
     """The loss of labels drawn for each image, or each pixel. Drawn apart from each other, P of them an image give a
-    gradient whose square is P times that of their mean's Fisher matrix.
+    gradient whose square is P times their mean's Fisher matrix.
     """
     apart = logits.float().movedim(1, -1).flatten(0, -2)
     labels = apart.detach().softmax(1).nan_to_num(1.0).multinomial(1).squeeze(1)
@@ -117,10 +119,12 @@ def factors(layer: nn.Conv2d | nn.Linear, x: Tensor, g: Tensor) -> tuple[Tensor,
     """A and G of a batch of inputs x and derivatives g of each image's loss.
 
     A convolution's A is summed over its positions, its G averaged over them (Grosse & Martens 2016, theorem 1). So
-    are those of a linear map at each pixel, x (N, C, H, W).
+    are those of a linear map at each pixel, x (N, C, H, W); torch's own has its features last.
     """
     x, g, images = x.to(layer.weight), g.to(layer.weight), len(x)
-    if x.dim() == 4:
+    if type(layer) is nn.Linear:
+        x, g = (part.flatten(0, -2) for part in (x, g))
+    elif x.dim() == 4:
         if isinstance(layer, nn.Conv2d):
             x = functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # pyrefly: ignore
         x, g = (part.flatten(2).mT.flatten(0, 1) for part in (x, g))

@@ -16,7 +16,8 @@ from depthlab.data.task import Task, times, wrong
 from depthlab.training.distributed import ALONE, Ranks
 from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH, EVALUATION_PIXELS = 500, 2**21
+"""Images that are evaluated at once, at most: of large ones as many as have so many pixels, or as train at once."""
 
 Metrics = dict[str, float]
 
@@ -143,7 +144,8 @@ def train(
         seen, left = state.step * recipe.batch, (steps - state.step) * recipe.batch
         epoch_ends = seen // data.images > (seen - recipe.batch) // data.images and left > data.images - recipe.batch
         if steps == 0 or (state.window is not None and (epoch_ends or left == 0)):
-            metrics, size = state.report(ranks), EVALUATION_BATCH * ranks.world
+            metrics, large = state.report(ranks), EVALUATION_PIXELS // math.prod(data.shape[1:])
+            size = min(EVALUATION_BATCH, max(recipe.batch // ranks.world, large)) * ranks.world
             ranks.level(state.net)
             for split in splits:
                 name = "clean_train" if split == "train" else split

@@ -81,7 +81,8 @@ def kfac(
     net: nn.Module, recipe: Recipe, *, damping: float, average: float, every: int, clip: float
 ) -> torch.optim.Optimizer:
     """Natural gradient with a Kronecker-factored Fisher matrix (Martens & Grosse 2015; convolutions: Grosse & Martens
-    2016), with the recipe's momentum; see training/kfac.py. Other parameters, those of norms, take SGD's steps.
+    2016), with the recipe's momentum, where images or pixels have labels; see training/kfac.py. Other parameters,
+    those of norms, take SGD's steps.
 
     `damping` is lambda, of factored Tikhonov damping; `average` the greatest share of the past in the factors; they
     and their inverses are renewed `every` so many steps; `clip`: the largest change, rate^2 u^T F u, of a step.
