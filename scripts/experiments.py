@@ -22,9 +22,9 @@ here? Begin with [degradation](#degradation-and-its-cure), go on with [what cure
 at the papers' scale. `python scripts/report.py outputs/NAME` then makes the report: table, figures, verdicts.
 
 ✓ counts the claims that are reproduced, ✗ those that are contradicted, ? those that the runs leave undecided
-([what each needs](numbers.md#verdicts)), here in the first report of each experiment. Claims that are not run need more
-layers or other data than the report has. What came out, in words: [on two CPU cores](../results/laptop/README.md), [on
-CIFAR-10](../results/cifar10/README.md).
+([what each needs](numbers.md#verdicts)), here in the first report of each experiment. Claims that are not run need
+more layers or other data than the report has. What came out, in words: [on two CPU
+cores](../results/laptop/README.md), [on CIFAR-10](../results/cifar10/README.md).
 
 This page is made by `python scripts/experiments.py`.
 """
