@@ -325,3 +325,16 @@ def test_a_norm_is_made_for_the_channels_that_reach_it(preset):
     order(preset).unit(convs, nn.Identity(), skip.identity(4), recorded, nn.ReLU, first=False)(images(4).float())
     assert set(made) <= {4, 6, 9}
     assert {6, 9} <= set(made)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_convolution_on_the_shortcut_has_the_norm_of_a_projection(preset):
+    """He et al. 2016, Fig. 2, the caption: norms follow the weight layers of all those units."""
+    x, f = torch.randn(2, 2, 4, 5, 5).double()
+    join = network(preset, join=skip.conv).units[0].skip
+    conv, *norms = join.conv
+    assert " ".join(["conv", *map(kind, norms)]) == ENDS[preset][3]
+    y = F.conv2d(x, conv.weight)
+    for m in norms:
+        y = F.batch_norm(y, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps)
+    torch.testing.assert_close(join(x, f), y + f)

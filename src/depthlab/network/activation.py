@@ -40,7 +40,8 @@ def tailored(place: Place = ALONE, *, eta: float) -> nn.Module:
     """A leaky ReLU whose slope comes from the depth, scaled to keep the mean square (TAT; Zhang et al. 2022).
 
     sqrt(2 / (1 + slope^2)) times the leaky ReLU; the slope is the least one with which a chain as long as the
-    network's weighted layers brings the cosine of two orthogonal inputs to at most `eta` (section 4).
+    network's weighted layers brings the cosine of two orthogonal inputs to at most `eta` (section 4). The authors'
+    code counts the activations, one less. They rescale weights where channels widen: `init.rescale=true`.
     """
     if not 0 < eta < 1:
         raise Mistake(f"activation.eta={eta}: above 0 and under 1")
@@ -51,8 +52,8 @@ def mirrored_relu() -> nn.Module:
     """max(z, 0) and max(-z, 0) in each pair of channels, z the difference of the two that came in.
 
     The concatenated ReLU (Shang et al. 2016; Balduzzi et al. 2017, section 5), which doubles its channels, as one
-    that leaves their number, which must be even: the layers before it have twice the outputs instead. Made for
-    `init=looks_linear`.
+    that leaves their number, which must be even: the layers before it have twice the outputs instead, each with a
+    gradient of its own, so that a step moves their difference twice as far. Made for `init=looks_linear`.
     """
     return _Mirrored()
 

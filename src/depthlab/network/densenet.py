@@ -49,7 +49,8 @@ def densenet(
     family: `cifar`, 3 stages of n units; or `imagenet`, 4 (Table 1). bottleneck: a 1x1 convolution to 4k channels
     stands before each 3x3. Between stages a transition, a plain unit, keeps the share `compression`, theta, of the
     channels, at least one, in a 1x1 convolution, and halves the size. The stem gives `width` channels, but twice the
-    growth where there are bottlenecks (section 3, implementation details).
+    growth where there are bottlenecks (section 3, implementation details). The paper's dropout, on data that are not
+    augmented, is left out.
 
     Raises Mistake on a depth or block that the family does not have, on a growth or compression out of range, on
     another skip, and on a unit with a norm behind the join.

@@ -95,11 +95,13 @@ class shortcut_gate(_Gate):
 
 
 class conv(nn.Module):
-    """y = W x + f, W a 1x1 convolution on every shortcut (He et al. 2016, Fig. 2(e))."""
+    """y = W x + f, W a 1x1 convolution on every shortcut (He et al. 2016, Fig. 2(e)), in a unit with the norm that
+    follows each convolution there, as that figure's caption says.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _Pointwise(channels)
+        self.conv: nn.Module = _Pointwise(channels)
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         return self.conv(x) + f
@@ -127,7 +129,7 @@ class stochastic_depth(nn.Module):
 
     Huang et al. 2016, eqs. 2 and 5. p_l = 1 - l / L (1 - `survival`) falls linearly over the L units, to `survival`
     in the last (eq. 4). A dropped branch is computed all the same, so that its norm sees every batch, and its weights
-    still decay.
+    still decay. Where the size halves the authors' shortcuts average 2x2 pixels; ours are `network.shortcut`'s.
     """
 
     def __init__(self, channels: int, place: Place = ALONE, *, survival: float) -> None:
@@ -148,7 +150,8 @@ class stochastic_depth(nn.Module):
 class skipinit(nn.Module):
     """y = x + alpha f, alpha a learned number, `start` at the start (De & Smith 2020, section 3).
 
-    The same as ReZero (Bachlechner et al. 2020, eq. 1), `skip=rezero`, which starts at zero, too.
+    The same as ReZero (Bachlechner et al. 2020, eq. 1), `skip=rezero`, which starts at zero, too. ReZero's authors
+    leave out the ReLU behind the addition and keep batch norm: `skip=rezero unit=relu_before_addition norm=batch`.
     """
 
     def __init__(self, channels: int, *, start: float) -> None:
@@ -173,10 +176,12 @@ class layerscale(nn.Module):
 class nf(nn.Module):
     """y = x + alpha F(x / beta), beta the expected deviation of x (Brock et al. 2021, section 3).
 
-    A unit adds alpha^2 to the variance, which is one after the stem; a unit that changes the shape sees x / beta in
-    its shortcut, too, so that the variance starts again at one. That holds for shortcuts by projection, as in the
-    paper (`network.shortcut=B`); zero-padding halves the mean variance there. F itself keeps the variance if made of
-    standardised convolutions (`weight=standardised`).
+    A unit adds alpha^2 to the variance, which is taken as one after the stem; a unit that changes the shape sees
+    x / beta in its shortcut, too, so that the variance starts again at one. That holds for shortcuts by projection,
+    as in the paper (`network.shortcut=B`); zero-padding halves the mean variance there. Until the first of these
+    units it is about a third with `unit=preact`, whose stem ends in a ReLU. F itself keeps the variance if made of
+    standardised convolutions (`weight=standardised`). The authors' code weighs F with a learned number, too, zero at
+    the start (see `skipinit`); the formula has none.
     """
 
     def __init__(self, channels: int, place: Place = ALONE, *, alpha: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from depthlab.network.place import ALONE, Place, at
 from depthlab.network.recompute import recomputed
+from depthlab.network.skip import conv as Convolved
 
 Norm = Callable[..., nn.Module]
 Activation = Callable[..., nn.Module]
@@ -118,6 +119,8 @@ class Order:
         first: bool,
     ) -> Unit:
         """A unit whose branch holds `convs`; `first`: it follows the stem."""
+        if isinstance(skip, Convolved):
+            skip.conv = self.projection(skip.conv, norm, place)
         layers = _layers(self.layer.split() * len(convs), convs, norm, activation, replace(place, last=True))
         start, end = len(self._before()), len(layers) - len(self.after.split())
         before, branch, after = (
@@ -127,7 +130,9 @@ class Order:
         return Unit(before, branch, shortcut, skip, after)
 
     def projection(self, conv: nn.Module, norm: Norm, place: Place = ALONE) -> nn.Sequential:
-        """The convolution of a shortcut of option B or C, with the norm that follows one in this order."""
+        """The convolution of a shortcut, of option B or C or `skip=conv`, with the norm that follows one in this
+        order.
+        """
         words = [word for word in self.layer.split()[len(self._before()) :] if word != "act"]
         return nn.Sequential(OrderedDict(_layers(words, [conv], norm, nn.Identity, place)))
 

@@ -45,7 +45,7 @@ def plain(channels: int, out: int, kernel: Kernel, stride: int, bias: bool) -> n
 
 class standardised(_Conv):
     """g gain (w - mean) / (sigma sqrt(fan_in)) for each output: scaled weight standardisation (Brock et al. 2021a,
-    eq. 1, there without g; 2021b, section 2).
+    eq. 1; 2021b, section 3; g is in their code).
 
     `gain` makes up for the activation before the layer: sqrt(2 / (1 - 1 / pi)) for a ReLU; the first layer has none,
     and gain 1. g is a learned number an output, one at the start. `eps`: the least fan_in sigma^2.
@@ -78,7 +78,7 @@ class dirac(_Conv):
     without skips (DiracNet; Zagoruyko & Komodakis 2017, section 3).
 
     delta is the kernel of the identity; a and b are learned numbers an output, 1 and 0.1 at the start. The network's
-    first layer has plain weights.
+    first layer has plain weights. The authors halve the size by maxima, between stages; here a convolution strides.
     """
 
     delta: Tensor

@@ -52,7 +52,8 @@ def adamw(net: nn.Module, recipe: Recipe, *, beta1: float, beta2: float, eps: fl
 
 def muon(net: nn.Module, recipe: Recipe, *, others: float) -> torch.optim.Optimizer:
     """Momentum made nearly orthogonal by five Newton-Schulz steps (Jordan et al. 2024), a convolution's weights as a
-    matrix, out x (in, kernel). Biases, norms and the last layer take AdamW's steps, at `others` times the rate.
+    matrix, out x (in, kernel). Biases, norms and the last layer take AdamW's steps, at `others` times the rate. The
+    authors advise AdamW for the first convolution, too, a momentum of 0.95 and a rate of 0.02.
     """
     from pytorch_optimizer.optimizer.muon import Muon
 
