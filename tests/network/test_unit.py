@@ -332,7 +332,7 @@ def test_a_convolution_on_the_shortcut_has_the_norm_of_a_projection(preset):
     """He et al. 2016, Fig. 2, the caption: norms follow the weight layers of all those units."""
     x, f = torch.randn(2, 2, 4, 5, 5).double()
     join = network(preset, join=skip.conv).units[0].skip
-    conv, *norms = join.conv
+    conv, *norms = join.projection
     assert " ".join(["conv", *map(kind, norms)]) == ENDS[preset][3]
     y = F.conv2d(x, conv.weight)
     for m in norms:

@@ -101,10 +101,10 @@ class conv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv: nn.Module = _Pointwise(channels)
+        self.projection: nn.Module = _Pointwise(channels)
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
-        return self.conv(x) + f
+        return self.projection(x) + f
 
 
 class dropout(nn.Module):

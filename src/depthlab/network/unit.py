@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from depthlab.network.place import ALONE, Place, at
 from depthlab.network.recompute import recomputed
-from depthlab.network.skip import conv as Convolved
 
 Norm = Callable[..., nn.Module]
 Activation = Callable[..., nn.Module]
@@ -21,6 +20,13 @@ class Splits(Protocol):
     """A skip that also says what of x enters the shortcut, and what the branch."""
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Projects(Protocol):
+    """A skip with a projection, behind which the unit's order puts a norm, as behind those of options B and C."""
+
+    projection: nn.Module
 
 
 class Unit(nn.Module):
@@ -119,8 +125,8 @@ class Order:
         first: bool,
     ) -> Unit:
         """A unit whose branch holds `convs`; `first`: it follows the stem."""
-        if isinstance(skip, Convolved):
-            skip.conv = self.projection(skip.conv, norm, place)
+        if isinstance(skip, Projects):
+            skip.projection = self.projection(skip.projection, norm, place)
         layers = _layers(self.layer.split() * len(convs), convs, norm, activation, replace(place, last=True))
         start, end = len(self._before()), len(layers) - len(self.after.split())
         before, branch, after = (
