@@ -113,12 +113,12 @@ class Arrays:
 
 
 class PixelArrays(Arrays):
-    """The same with a label a pixel, (n, height, width)."""
+    """Images of bytes, as they are, with a label a pixel, (n, height, width)."""
 
     labels = "pixels"
 
     def __init__(self, *parts: np.ndarray | Tensor, classes: int, **keys: Any) -> None:
-        super().__init__(*parts, classes=classes, **keys)
+        super().__init__(*parts, classes=classes, scale=255, augment=False, test_subset=None, **keys)
         self.task = OfPixels(classes)
 
 

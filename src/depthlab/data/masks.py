@@ -58,12 +58,9 @@ def masks(
         *(part for s in splits for part in (images[s], np.searchsorted(classes, labels[s][..., 0]))),
         classes=len(classes),
         device=device,
-        scale=255,
-        augment=False,
         normalize=normalize,
         validation=validation,
         subset=subset,
-        test_subset=None,
     )
 
 

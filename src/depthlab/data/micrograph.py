@@ -41,12 +41,9 @@ def nuclei(
         *(part for tiles in (train, test) for part in (tiles[..., :1], tiles[..., 1])),
         classes=2,
         device=device,
-        scale=255,
-        augment=False,
         normalize="channel",
         validation=validation,
         subset=subset,
-        test_subset=None,
     )
 
 

@@ -58,12 +58,9 @@ def scenes(
         *made,
         classes=1 + digits,
         device=device,
-        scale=255,
-        augment=False,
         normalize="channel",
         validation=validation,
         subset=subset,
-        test_subset=None,
     )
 
 

@@ -40,9 +40,8 @@ class KFAC(torch.optim.Optimizer):
         for parameter in chain.from_iterable(group["params"] for group in self.param_groups):
             self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         for layer in self.layers:
-            layer.register_forward_hook(
-                lambda m, x, y: self._keep(m, x, y)
-            )  # so a network's copy copies no optimiser
+            # a function, not the method: a copy of the network would copy the optimiser with that
+            layer.register_forward_hook(lambda module, given, output: self._keep(module, given, output))
             outputs, inputs = layer.weight.shape[0], layer.weight[0].numel() + (layer.bias is not None)
             for key, size in (("A", inputs), ("G", outputs)):
                 self.state[layer.weight][key] = layer.weight.new_zeros(size, size)

@@ -136,6 +136,8 @@ def train(
     """
     batches = data.batches(recipe.batch, seed=seed, start=state.step)
     forward = forward or ranks.parallel(state.net)
+    large = EVALUATION_PIXELS // math.prod(data.shape[1:])
+    size = min(EVALUATION_BATCH, max(recipe.batch // ranks.world, large)) * ranks.world
 
     def error() -> float:
         return state.report(ranks).get("train_error", math.nan)
@@ -144,8 +146,7 @@ def train(
         seen, left = state.step * recipe.batch, (steps - state.step) * recipe.batch
         epoch_ends = seen // data.images > (seen - recipe.batch) // data.images and left > data.images - recipe.batch
         if steps == 0 or (state.window is not None and (epoch_ends or left == 0)):
-            metrics, large = state.report(ranks), EVALUATION_PIXELS // math.prod(data.shape[1:])
-            size = min(EVALUATION_BATCH, max(recipe.batch // ranks.world, large)) * ranks.world
+            metrics = state.report(ranks)
             ranks.level(state.net)
             for split in splits:
                 name = "clean_train" if split == "train" else split
