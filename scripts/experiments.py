@@ -29,6 +29,17 @@ cores](../results/laptop/README.md), [on CIFAR-10](../results/cifar10/README.md)
 This page is made by `python scripts/experiments.py`.
 """
 COUNTED = ("reproduced", "contradicted", "undecided")
+THEMES = {
+    "Degradation, and its cure": "degradation constructed_solution layer_responses gradient_flow imagenet_depth",
+    "Which shortcut, which order": "shortcut_types lambda activation_order deep_preact skip_no_norm",
+    "What cures it": "cures optimizers stochastic_depth init_schemes",
+    "Norms": "norm_types norm_learning_rate norm_batch_size norm_invariance exponential_lr smoothness",
+    "Gradients at the start": "variance_growth gradient_explosion shattered_gradients gradient_correlation",
+    "Inside the trained network": "loss_surfaces lesion_study",
+    "Rounding": "precision_horizon precision precision_start",
+    "Other networks": "densenet unet hourglass",
+}
+"""What the experiments are about, and their order on the page."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,16 @@ def page() -> str:
     found = {name: (about(text), from_yaml(text)["experiment"]) for name, text in texts("experiment").items()}
     reports = {name: sheets(name, next(iter(experiment["time"]))) for name, (_, experiment) in found.items()}
     marks = " | ".join(MARKS[word] for word in COUNTED)
-    table = [f"| experiment | asks or says | {marks} |", "|---|---|---|---|---|"]
-    for name, (claim, experiment) in found.items():
-        counts = [str(reports[name][0].counts[word]) if reports[name] else "–" for word in COUNTED]
-        title = experiment["title"]
-        table.append(f"| [{title}](#{anchor(title)}) | {claim} | {' | '.join(counts)} |")
-    sections = [section(name, *found[name], reports[name]) for name in found]
-    return "\n".join([HEAD, *table, *sections]) + "\n"
+    tables, sections = [], []
+    for theme, names in THEMES.items():
+        tables += ["", f"**{theme}**", "", f"| experiment | asks or says | {marks} |", "|---|---|---|---|---|"]
+        for name in names.split():
+            claim, experiment = found[name]
+            counts = [str(reports[name][0].counts[word]) if reports[name] else "–" for word in COUNTED]
+            title = experiment["title"]
+            tables.append(f"| [{title}](#{anchor(title)}) | {claim} | {' | '.join(counts)} |")
+            sections.append(section(name, claim, experiment, reports[name]))
+    return "\n".join([HEAD.rstrip("\n"), *tables, *sections]) + "\n"
 
 
 def section(name: str, claim: str, experiment: dict[str, Any], reports: list[Sheet]) -> str:

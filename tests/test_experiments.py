@@ -136,6 +136,7 @@ def test_an_experiment_is_a_sweep_without_m_and_what_is_typed_goes_before_its_gr
 
 
 def test_the_page_of_experiments_is_that_of_the_yaml_files_and_the_reports():
+    assert sorted(" ".join(experiments.THEMES.values()).split()) == NAMES
     page = experiments.PAGE.read_text()
     assert page == experiments.page(), "stale: python scripts/experiments.py"
     reports = "".join(file.read_text() for file in (ROOT / "results").rglob("report.md"))
