@@ -13,7 +13,7 @@ def run(folder, depth=20, skip="none", seed=0, train=(80.0, 40.0, 10.0), test=(8
     data = more.get("data", "digits")
     choices = {"skip": skip, "data": data, "recipe": "digits"}
     config = {"depth": depth, "seed": seed, "output_dir": "outputs", "skip": {"name": skip}, "data": {"name": data}}
-    config |= {"recipe": {"iterations": 1000}}
+    config |= {"precision": "fp32", "recipe": {"iterations": 1000}}
     for key, value in more.get("config", {}).items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
         choices |= {key: value["name"]} if isinstance(value, dict) and "name" in value else {}

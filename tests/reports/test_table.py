@@ -195,7 +195,8 @@ def test_versions_are_a_set(folder):
     summary = json.loads((path / "summary.json").read_text())
     (path / "summary.json").write_text(json.dumps(summary | {"device": "NVIDIA H200", "git_commit": None}))
     assert gather(folder).sheets[0].versions == (
-        "torch 2.9.0; python 3.11.7; device NVIDIA H200, cpu; commit 0123456789ab, unknown"
+        "torch 2.9.0; python 3.11.7; device NVIDIA H200, cpu; precision fp32; "
+        "commit 0123456789ab, unknown; iterations 200, 300"
     )
 
 

@@ -76,12 +76,14 @@ class Sheet:
 
     @property
     def versions(self) -> str:
-        """What the runs were made with: `torch 2.9.0; device cpu, cuda; commit ...`."""
+        """What the runs were made with: `torch 2.9.0; device cpu; precision fp32; commit ...; iterations 64000`."""
         found: defaultdict[str, set[str]] = defaultdict(set)
         for result in self.results:
             summary = result.summary
             made_with = summary.get("versions", {}) | {"device": summary.get("device")}
-            for name, value in (made_with | {"commit": summary.get("git_commit")}).items():
+            made_with |= {"precision": result.config["precision"], "commit": summary.get("git_commit")}
+            made_with |= {"iterations": str(summary["iterations"])} if summary["status"] == "finished" else {}
+            for name, value in made_with.items():
                 found[name].add(str(value or "unknown"))
         return "; ".join(f"{name} {', '.join(sorted(values))}" for name, values in found.items())
 
