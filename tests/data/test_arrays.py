@@ -193,3 +193,11 @@ def test_an_unknown_split_is_a_mistake():
         arrays().size("validation")
     with pytest.raises(Mistake, match="split=tset: did you mean test"):
         arrays().evaluate("tset", 4)
+
+
+def test_a_constant_channel_is_zero_and_no_division_by_zero():
+    x = torch.randint(256, (9, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x[..., 1] = 7
+    mean, deviation = statistics(x, 255, "channel")
+    assert (mean[1].item(), deviation[1].item()) == (pytest.approx(7 / 255), 1)
+    assert deviation[0].item() == pytest.approx((x[..., 0].double() / 255).std(correction=0).item())

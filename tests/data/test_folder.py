@@ -178,3 +178,22 @@ def test_the_images_name_the_run_and_not_their_place(few, command, tmp_path_fact
     assert stopped.code == 2
     assert "now holds other images" in stopped.err
     assert json.loads((runs[first] / "summary.json").read_text())["choices"]["data"] == "folder"
+
+
+@pytest.mark.parametrize("kind", ["files", "arrays"])
+def test_class_by_class_each_class_is_held_out_and_trained_on(tmp_path, kind):
+    parts = {name: part[:200] for name, part in digits().items()}
+    order = np.argsort(parts["y_train"], kind="stable")
+    parts |= {"x_train": parts["x_train"][order], "y_train": parts["y_train"][order]}
+    if kind == "files":
+        as_files(tmp_path, parts)
+    else:
+        np.savez(tmp_path / "a.npz", **parts)
+    root = tmp_path if kind == "files" else tmp_path / "a.npz"
+    data, whole_set = folder(root, validation=60, subset=80), folder(root)
+    labels = {split: whole(data, split)[1].tolist() for split in ("train", "validation")}
+    assert [len(part) for part in labels.values()] == [80, 60]
+    assert all({*part} == {*range(10)} for part in labels.values())
+    rows = {tuple(x.flatten().tolist()) for split in labels for x in whole(data, split)[0]}
+    assert len(rows) > 130  # hardly two digits are the same, and none is in both parts
+    assert whole(whole_set)[1].tolist() == sorted(parts["y_train"].tolist())

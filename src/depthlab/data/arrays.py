@@ -145,9 +145,9 @@ def crop(x: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
 def statistics(x: Tensor, scale: int, normalize: Normalize) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of x / scale, x uint8 (n, height, width, channels); float32, broadcast over x.
 
-    pixel_mean: the mean image, and 1 (He et al. 2015); channel: both by channel; imagenet: those of ImageNet's three
-    channels, whatever x; none: 0 and 1. The sums are of whole numbers, exact in float64, so that neither device nor
-    number of threads changes a bit.
+    pixel_mean: the mean image, and 1 (He et al. 2015); channel: both by channel, of a constant one 1 as deviation;
+    imagenet: those of ImageNet's three channels, whatever x; none: 0 and 1. The sums are of whole numbers, exact in
+    float64, so that neither device nor number of threads changes a bit.
     """
     if normalize == "none":
         return torch.zeros(1), torch.ones(1)
@@ -161,4 +161,5 @@ def statistics(x: Tensor, scale: int, normalize: Normalize) -> tuple[Tensor, Ten
         return (total(1) / len(x) / scale).float(), torch.ones(1)
     count = x[..., 0].numel()
     mean, square = (total(power).sum((0, 1)) / count for power in (1, 2))
-    return (mean / scale).float(), ((square - mean**2).sqrt() / scale).float()
+    variance = (square - mean**2).clamp(min=0)
+    return (mean / scale).float(), (torch.where(variance > 0, variance, scale**2).sqrt() / scale).float()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from depthlab.data.arrays import Arrays
+from depthlab.data.dataset import generator
 from depthlab.data.images import FORMATS, kind
 from depthlab.errors import Mistake
 
@@ -33,7 +34,8 @@ def folder(
 ) -> Arrays:
     """The images root/train/CLASS/* and root/test/CLASS/*, all of one size, or the arrays of an .npz at root.
 
-    Classes are numbered by name, images go by path; where every image is grey there is one channel, else three. An
+    Classes are numbered by name, images go by path; where every image is grey there is one channel, else three.
+    Where training images come class by class, `validation` and `subset` count in one fixed random order. An
     .npz has NAMES: x of bytes, or of floats, which are taken as they are, (n, height, width) or with channels last; y
     whole numbers from 0 on. The key `content`, the digest of that name, decides nothing here. Other keys: see
     `Arrays`. Mistake, which names the file, where the images are not so.
@@ -44,6 +46,9 @@ def folder(
         raise Mistake(
             f"data.root={root}: images of {train_x.shape[1:]} to train on, of {test_x.shape[1:]} to test on"
         )
+    if (validation or subset) and (np.diff(train_y) >= 0).all():  # class by class
+        order = torch.randperm(len(train_y), generator=generator(0)).numpy()
+        train_x, train_y = train_x[order], train_y[order]
     return Arrays(
         *(train_x, train_y),
         *(test_x, test_y),
