@@ -190,6 +190,13 @@ def test_the_length_of_a_run_in_epochs(folder):
     assert result.progress == "iteration 300 of 1,200"
 
 
+def test_the_length_of_a_run_that_trains_nothing(folder):
+    path = run(folder, 32, config={"epochs": 0, "recipe": {"iterations": None}})
+    (path / "summary.json").unlink()
+    (path / "metrics.jsonl").write_text('{"step": 0, "epoch": 0.0, "test_error": 90.0, "lr": 0.1}\n')
+    assert "iteration 0 of 0" in terminal(gather(folder))
+
+
 def test_versions_are_a_set(folder):
     path = run(folder, 32)
     summary = json.loads((path / "summary.json").read_text())

@@ -36,7 +36,7 @@ class Result:
         """Where an unfinished run stands: `iteration 1,954 of 8,000`."""
         last, recipe = self.records[-1], self.config["recipe"]
         epochs = self.config.get("epochs")
-        steps = recipe["iterations"] if epochs is None else math.ceil(epochs * last["step"] / last["epoch"])
+        steps = recipe["iterations"] if epochs is None else math.ceil(epochs * last["step"] / (last["epoch"] or 1))
         return f"iteration {last['step']:,} of {steps:,}"
 
     @property
