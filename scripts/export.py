@@ -32,11 +32,11 @@ def to_safetensors(run: "depthlab.Loaded", out: Path) -> None:
 
 def to_torchvisions(run: "depthlab.Loaded", out: Path) -> None:
     """A state dict that torchvision's network takes. Raises Mistake where the run's network is none of them."""
-    config = run.config
+    config = {"weight": {"name": "plain"}} | run.config  # older runs have no other
     dense = config["network"]["name"] == "densenet"
     usual = USUAL_DENSE if dense else USUAL
     usual = {key: value for key, value in usual.items() if not key.startswith("data.")}
-    usual |= {"network.family": "imagenet"}
+    usual |= {"network.family": "imagenet", "weight.name": "plain"}
     if dense:
         usual |= {"network.growth": 48 if config["depth"] == 161 else 32, "network.compression": 0.5}
     if dense or config["block"] != "bottleneck":
@@ -89,9 +89,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="outputs/NAME/RUN")
     parser.add_argument("--to", choices=WRITERS, required=True)
     parser.add_argument("--out", type=Path, metavar="FILE", help="usually network.FORMAT in the run's directory")
+    parser.add_argument("--options", metavar="FOLDER", help="the run's options of your own")
     given = parser.parse_args()
     with told_in_one_line():
-        run, out = depthlab.load(given.run), given.out or given.run / f"network{SUFFIXES[given.to]}"
+        run = depthlab.load(given.run, options=given.options)
+        out = given.out or given.run / f"network{SUFFIXES[given.to]}"
         WRITERS[given.to](run, out)
         print(f"written: {out}")
 

@@ -62,6 +62,24 @@ def test_onnx_gives_the_same_outputs_for_any_number_of_images(tmp_path, monkeypa
             assert_same(torch.from_numpy(given), loaded.net(x))
 
 
+def test_a_run_with_an_option_of_ones_own(tmp_path, monkeypatch, export):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "norm.py").write_text(
+        "from torch.nn import GroupNorm\ndef mine(n): return GroupNorm(2, n)\n"
+    )
+    run = trained(tmp_path, monkeypatch, f"{TINY} data=digits options=mine norm=mine")
+    code, said = export(run, "safetensors")
+    assert (code, said.count("\n"), "options=FOLDER" in said) == (2, 1, True)
+    assert export(run, "safetensors", "--options", "mine") == (0, "")
+
+
+def test_torchvision_has_no_weights_that_are_made_of_others(tmp_path, monkeypatch, export):
+    words = "depth=18 width=64 network=imagenet weight=standardised data=synthetic data.images=8 recipe.batch=4"
+    run = trained(tmp_path, monkeypatch, f"{words} recipe.iterations=1 data.test_images=4 device=cpu threads=1")
+    code, said = export(run, "torchvision")
+    assert (code, said.count("\n"), "weight=standardised" in said) == (2, 1, True)
+
+
 def test_torchvision_takes_what_it_gets(tmp_path, monkeypatch, export):
     words = "depth=18 width=64 network=imagenet data=synthetic data.images=8 recipe.batch=4 recipe.iterations=2"
     run = trained(tmp_path, monkeypatch, f"{words} data.test_images=4 device=cpu threads=1")

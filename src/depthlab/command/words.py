@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Sweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
 
 from depthlab.config import GROUPS, Config, again
@@ -15,7 +15,6 @@ from depthlab.training.recipe import Recipe, Warmup
 
 PATHS = ("output_dir", "folder", "data.root", "data.source", "weights", "options")
 KNOWN = {*GROUPS, "recipe/schedule", "recipe/optimizer", *(field.name for field in fields(Config))}
-QUOTE = re.compile(r'\\*(?:"|$)')
 WHOLE = {
     prefix + field.name
     for prefix, kind in (("", Config), ("recipe.", Recipe), ("recipe.warmup.", Warmup))
@@ -67,7 +66,7 @@ def _readable(word: str, sweep: bool) -> str:
         bare = os.path.expanduser(value[1:-1] if quote else value)
         word = f"{key}={quote}{bare}{quote}"
         if _parsed(word) is None:
-            word = f'{key}="{re.sub(QUOTE, _escaped, bare)}"'
+            word = f"{key}={QuotedString(bare, Quote.double).with_quotes()}"
     elif key in WHOLE:
         word = f"{key}={NUMBER.sub(_whole, value)}"
     _check(key, word)
@@ -93,12 +92,6 @@ def _check(key: str, word: str) -> None:
     if key in GROUPS and any(isinstance(name, list | dict) for name in names):
         how = "probe=[A,B]" if key == "probe" else f"{key}=A; several: -m {key}=A,B"
         raise Mistake(f"{word}: an option of a group is chosen by its name, as in {how}")
-
-
-def _escaped(found: re.Match[str]) -> str:
-    """In quotes, backslashes count only in front of a quote."""
-    signs = found[0].rstrip('"')
-    return signs * 2 + ('\\"' if found[0].endswith('"') else "")
 
 
 def _whole(found: re.Match[str]) -> str:
