@@ -16,7 +16,7 @@ OURS = {
     "errors": set(),
     "machine": set(),
     "network": {"errors"},
-    "probes": {"errors", "network"},
+    "probes": {"errors", "machine.memory", "network"},
     "data": {"errors", "machine"},
     "training": {"errors", "machine", "data.dataset", "data.task"},
     "training.recipe": {"errors"},
@@ -123,14 +123,14 @@ def test_hydra_and_torch_stay_where_they_belong(part):
 
 
 def test_no_skip_norm_init_or_activation_knows_another():
-    """A leaf is one file, which knows at most where it stands, and a unit how to be computed again; what composes
-    them gets them as functions.
+    """A leaf is one file, which knows at most where it stands, a unit how to be computed again, an init how a layer
+    gives zeros; what composes them gets them as functions.
     """
     leaves = {"network.skip", "network.norm", "network.init", "network.activation", "network.unit"}
     for leaf in leaves:
         ours = {name for name in imported(PARTS[leaf]) if name.startswith("depthlab")}
-        may = {"depthlab.errors", "depthlab.network.place"}
-        assert ours <= may | ({"depthlab.network.recompute"} if leaf == "network.unit" else set())
+        own = {"network.unit": "recompute", "network.init": "silence"}
+        assert ours <= {"depthlab.errors", "depthlab.network.place", f"depthlab.network.{own.get(leaf)}"}
 
 
 def test_every_row_is_a_part_and_every_part_has_a_row():

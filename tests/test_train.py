@@ -13,6 +13,8 @@ from hydra.types import RunMode
 
 import depthlab
 from conftest import ROOT, another_process_holds
+from depthlab.run import start
+from depthlab.run.directory import InUse
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=3")
 
@@ -23,6 +25,7 @@ MISTAKES = {
     "depth=1": "nearest 8",
     "depth=abc": "depth=abc: a whole number",
     "seed=1.5": "seed=1.5: a whole number",
+    "precision=tf32 recompute=true device=cpu": "precision=tf32: emulated on a CPU, and so not together",
     "data.augment=maybe": "data.augment=maybe: true or false",
     "recipe.nesterov=[1]": "recipe.nesterov=[1]: true or false",
     "recipe/schedule=step recipe.schedule.drops=0.5": "drops=0.5: a list, as in [a, b]",
@@ -337,6 +340,38 @@ def test_weights_from_elsewhere_are_evaluated_and_known_by_their_content(command
     outcome = command(*short[:1], "depth=14", *short[2:], "weights=b.pt", "epochs=0")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "b.pt: depthlab's names of depth=8 width=4, does not fit this network: it lacks stages.0.1" in outcome.err
+
+
+def test_a_twin_that_another_process_begins_in_the_meantime_is_waited_for(command, monkeypatch):
+    """Between the look whether somebody has it and the start somebody may take it, as the other worker of a sweep."""
+    words = ("data=digits", "data.subset=64", "skip=none", "width=4", "recipe.batch=32", "recipe.iterations=2")
+    session, tried = start.Session, []
+
+    def taken(planned, *parts, **keys):
+        tried.append(planned.cfg.depth)
+        if len(tried) == 1:
+            raise InUse("in use by process 1")
+        return session(planned, *parts, **keys)
+
+    monkeypatch.setattr(start, "Session", taken)
+    assert command(*words, "depth=14", "weights={depth:8}").code == 0
+    assert tried == [8, 8, 14]
+
+
+def test_a_twin_in_float64(command):
+    short = ("data=digits", "data.subset=64", "skip=none", "width=4", "recipe.batch=32", "precision=fp64")
+    outcome = command(*short, "recipe.iterations=2", "depth=14", "weights={depth:8}")
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_a_run_of_its_config_alone_in_a_folder_of_any_name(command):
+    """Letters beyond ASCII, quotes, backslashes and blanks in a path are what they were."""
+    name = 'josé\'s \\ "runs"'
+    words = ("data=digits", "data.subset=64", "width=4", "depth=8", "recipe.batch=32", "recipe.iterations=2")
+    assert command(*words, f"output_dir={name}").code == 0
+    (config,) = Path(name).glob("digits/*/config.yaml")
+    assert "done before" in command(f"config={config}").out
+    assert [path.name for path in Path().iterdir()] == [name]
 
 
 def test_weights_of_a_shallower_twin(command):

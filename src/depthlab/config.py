@@ -21,6 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
@@ -342,7 +343,7 @@ def again(words: list[str]) -> list[str]:
         groups |= {f"recipe/{p}": parts[p]["name"] for p in ("schedule", "optimizer") if p in parts}
         groups |= {"probe": f"[{','.join(values['probe'])}]"}
         words_of = {key: f"{key}={option}" for key, option in groups.items() if option}
-        words_of |= {key: f"++{key}={json.dumps(value)}" for key, value in flat(values).items()}
+        words_of |= {key: f"++{key}={_quoted(value)}" for key, value in flat(values).items()}
     except OSError as error:
         raise Mistake(f"config={file}: {(error.strerror or str(error)).lower()}") from None
     except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
@@ -351,6 +352,10 @@ def again(words: list[str]) -> list[str]:
         raise Mistake(f"config={file}: was made with a {' and a '.join(own)} of one's own; add options=FOLDER")
     composed = [word for key, word in words_of.items() if not {key, re.split("[./]", key)[0]} & typed]
     return [*words[:at], *composed, *words[at + 1 :]]
+
+
+def _quoted(value: Any) -> str:
+    return QuotedString(value, Quote.double).with_quotes() if isinstance(value, str) else json.dumps(value)
 
 
 def chosen(values: dict[str, Any], text: str) -> dict[str, str]:

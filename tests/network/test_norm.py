@@ -324,6 +324,12 @@ def test_momentum_from_the_ideal_batch_on_is_batch(size):
         torch.testing.assert_close(ours(x), theirs(x))
 
 
+def test_momentum_that_does_not_know_the_runs_length_yet_is_batch():
+    ours, theirs = norm.momentum(4, **MOMENTUM | {"steps": None}), norm.batch(4)
+    for x in batches(3, (8, 4)).float():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
 def test_momentums_gradient_flows_through_the_batchs_share():
     module = randomised(norm.momentum(4, **MOMENTUM))
     *before, x = batches(3, (8, 4))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from depthlab.network import activation, densenet, norm, skip, unit
+from depthlab.network.graph import compiled
 from depthlab.network.resnet import resnet
 from depthlab.probes.inside import growth, layers, recorded, untouched
 
@@ -107,3 +108,17 @@ def test_growth():
     assert growth([8.0, 1.0], 3) == pytest.approx(0.5)
     for values, steps in (([0.0, 1.0], 1), ([1.0, 0.0], 1), ([1.0, 1.0], 0), ([float("nan"), 1.0], 1)):
         assert growth(values, steps) != growth(values, steps)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it
+def test_hooks_are_seen_where_the_units_are_compiled():
+    """Compiled code, made before a probe hangs its hooks, would not call them."""
+    net, x = made(depth=8).eval(), torch.randn(4, 3, 8, 8)
+    compiled(net, "eager")
+    for _ in range(3):
+        net(x)
+        with untouched(net), recorded([net.units[0].branch]) as found:
+            net(x)
+            (seen,) = found
+        assert seen.shape == (4, 4, 8, 8)
+    assert all(unit._compiled_call_impl is not None for unit in net.units)

@@ -107,3 +107,8 @@ def test_costs_what_it_says():
 def test_keys_that_make_no_sense(wrong):
     with pytest.raises(Mistake, match=r"probe\.norm_effects: .*a positive factor, at least 2 draws"):
         probe(made(depth=8).double(), X, Y, 0.1, **KEYS | wrong)
+
+
+def test_a_network_without_a_layer_before_a_norm_is_refused():
+    with pytest.raises(Mistake, match="probe=norm_effects: no layer of this network stands directly before a norm"):
+        probe(made(depth=8, order=unit.norm_after_activation).double(), X, Y, 0.1, **KEYS)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT
 from depthlab.probes import PIXELS
+from depthlab.run import probing
 from depthlab.run.directory import Run
 from depthlab.run.probing import Probe, due
 
@@ -226,3 +227,12 @@ def test_ctrl_c_in_a_probe_leaves_the_next_one_for_later(command, monkeypatch):
     monkeypatch.setattr(module, "growth", inside.growth)
     assert command(*SHORT, "probe=[activations,gradients]").code == 0
     assert {len(looks(run, name)) for name in ("activations", "gradients")} == {3}
+
+
+def test_more_images_than_memory_holds_are_refused_before_the_run(command, monkeypatch):
+    monkeypatch.setattr(probing, "MOST", 4 * 64 * 100)
+    words = ("data=digits", "data.subset=200", "depth=8", "width=4", "epochs=0", "probe=lesion")
+    outcome = command(*words)
+    line = "error: probe.lesion.images=null: looks at all at once, at most 100 images of 1x8x8\n"
+    assert (outcome.code, outcome.err) == (2, line)
+    assert command(*words, "probe.lesion.images=100").code == 0

@@ -12,7 +12,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import depthlab
 from conftest import ROOT, presets
+from depthlab.network import norm
 from depthlab.training import checkpoint, loop
 
 # dropout draws from torch's random state, cifar-like augmentation from the data's, warm-up has a state of its own
@@ -317,3 +319,25 @@ def test_the_seed_decides_everything(command):
     Path("outputs").rename("first")
     command(*RUN, "seed=1")
     assert not same(outcome_of_run(), first)
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"), [("epochs=2", 16), ("recipe.iterations=5", 5), ("recipe.iterations=5 norm.steps=9", 9)]
+)
+def test_a_norm_that_changes_over_the_run_knows_its_length(tmp_path, monkeypatch, words, steps):
+    monkeypatch.chdir(tmp_path)
+    told = set()
+    monkeypatch.setattr(
+        norm._Momentum, "correction", lambda self, mean, var, size: told.add(self.steps) or (var.sqrt(), mean)
+    )
+    depthlab.run(f"data=digits data.subset=64 recipe.batch=8 depth=8 width=4 norm=momentum {words}")
+    assert told == {steps}
+
+
+def test_a_probe_at_the_start_is_told_the_first_iterations_rate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "data=digits data.subset=64 depth=8 width=4 recipe.iterations=9 recipe.rate=0.5 recipe.schedule.start=20"
+    depthlab.run(f"{words} probe=activations probe.activations.images=8")
+    (file,) = Path("outputs/digits").glob("*/probe-activations.jsonl")
+    first, *_ = map(json.loads, file.read_text().splitlines())
+    assert (first["step"], first["rate"]) == (0, pytest.approx(0.5 / 20))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from depthlab.data.task import OfImages
-from depthlab.training import loop
+from depthlab.machine import memory
 from depthlab.training.loop import State, evaluate, train
 from depthlab.training.optimizer import sgd
 from depthlab.training.recipe import Recipe, Warmup
@@ -195,7 +195,7 @@ def test_whole_epochs_are_evaluated_one_by_one(images, batch):
 
 
 def test_it_yields_after_each_iteration_and_each_batch_of_an_evaluation(monkeypatch):
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(memory, "EVALUATION_BATCH", 3)
     mine = recipe()
     state = fresh(mine)
     yields = [
@@ -251,6 +251,26 @@ def test_views_of_an_image_have_their_softmax_averaged():
         100 * sum(int(p[i].argmax()) != int(y[i]) for i in range(5)) / 5, rel=1e-12
     )
     assert found["loss"] == pytest.approx(-sum(math.log(p[i, y[i]]) for i in range(5)) / 5, rel=1e-5)
+
+
+class Views(Data):
+    """Four views of each image; of the last batch this process has no image."""
+
+    views = 4
+
+    def evaluate(self, split, size):
+        x, y = self.parts[split]
+        count = size // self.views
+        batches = zip(x.split(count), y.split(count), strict=True)
+        yield from [(x.repeat_interleave(4, dim=0), y) for x, y in batches][:-1]
+
+
+def test_all_processes_take_as_many_turns_however_many_views_there_are(monkeypatch):
+    """7 test images in batches of 11 // 4 are four turns, also for a process that has nothing in the last."""
+    monkeypatch.setattr(memory, "EVALUATION_BATCH", 11)
+    mine = recipe(batch=20)
+    turns = [metrics for metrics in start(fresh(mine), Views(), mine, 0, splits=("test",)) if metrics is None]
+    assert len(turns) == 4
 
 
 def test_evaluation_changes_nothing():
@@ -363,7 +383,7 @@ WARMUPS = [Warmup(0.01, 0, 0.25, 0), Warmup(0.001, 70, 0.9, 0)]
 @pytest.mark.parametrize("warmup", WARMUPS)
 def test_begun_again_at_every_yield_it_ends_the_same(monkeypatch, warmup):
     """At each iteration, right before and after each evaluation, and between the batches of one."""
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(memory, "EVALUATION_BATCH", 4)
     data, steps, mine = Data(), 13, recipe(warmup=warmup, decay_on="weights")
     state = fresh(mine)
     states, yields = [saved(state)], [None]

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
+from depthlab.network.silence import silence
 from depthlab.network.unit import Unit
 
 CLOSE = 1e-3
@@ -38,6 +39,7 @@ def construct(net: Network, shallow: Network, x: Tensor) -> None:
     net.eval(), shallow.eval()
     for mine, theirs in ((net.stem, shallow.stem), (net.tail, shallow.tail), (net.head, shallow.head)):
         mine.load_state_dict(theirs.state_dict())
+    x = x.to(shallow.head.weight.dtype)
     between = shallow.stem(x)
     for mine, theirs in zip(net.stages, shallow.stages, strict=True):
         between = theirs(between)
@@ -57,8 +59,7 @@ def construct(net: Network, shallow: Network, x: Tensor) -> None:
 def _pass_on(unit: Unit, mean: Tensor, variance: Tensor) -> None:
     """Makes a unit the identity for non-negative x whose channels have these means and variances."""
     if unit.skip is not None:
-        for parameter in unit.last.parameters():
-            parameter.zero_()
+        silence(unit.last)
         return
     for layer in unit.modules():
         if isinstance(layer, nn.Conv2d):

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn, no_grad, stack
 
 from depthlab.errors import Mistake
+from depthlab.network.silence import silence
 
 # By activation: He et al. 2015b, eq. 10, for the ReLU; torch.nn.init.calculate_gain for most others. A leaky ReLU's
 # is divided by sqrt(1 + slope^2) (He et al. 2015b, eq. 15); a tailored or mirrored one keeps the mean square itself.
@@ -137,7 +138,7 @@ def fixup(net: _Net) -> None:
             with no_grad():
                 layer.weight.mul_(len(units) ** (-1 / (2 * len(layers))))
     for layer in last:
-        nn.init.zeros_(layer.weight)
+        silence(layer)
 
 
 def torch(net: _Net, *, zero_last: bool) -> None:
@@ -190,5 +191,4 @@ def _zero_last(net: _Net, zero_last: bool) -> None:
     if not (units := _skipping(net)):
         raise Mistake(f"init.zero_last=true: {ZERO}")
     for unit in units:
-        for parameter in unit.last.parameters():
-            nn.init.zeros_(parameter)
+        silence(unit.last)

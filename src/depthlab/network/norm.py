@@ -62,12 +62,13 @@ def renorm(
     return _Renorm(channels, r_max, d_max, start, r_steps, d_steps, momentum)
 
 
-def momentum(channels: int, *, m0: int, tau: float, steps: int) -> nn.Module:
+def momentum(channels: int, *, m0: int, tau: float, steps: int | None) -> nn.Module:
     """Momentum batch norm: training, too, normalises by a moving average (Yong et al. 2020, algorithm 1).
 
     Its history has the share lambda = q^(max(T - t, 0) / (T - 1)) - q, with q = min(m / m0, 1), m the batch's size, t
     the step from 1 and T = `steps`: from 0 to 1 - m / m0, so that the noise falls to that of a batch of `m0`. Only
-    the batch's own share has a gradient. Evaluation uses an average of its own, with the share tau^(m / m0).
+    the batch's own share has a gradient. Evaluation uses an average of its own, with the share tau^(m / m0). A run
+    tells its length where `steps` is None; before it does, lambda is 0, as for T without end.
     """
     return _Momentum(channels, m0, tau, steps)
 
@@ -293,10 +294,11 @@ class _Momentum(_Corrected):
     history_mean: Tensor
     history_var: Tensor
 
-    def __init__(self, channels: int, m0: int, tau: float, steps: int) -> None:
+    def __init__(self, channels: int, m0: int, tau: float, steps: int | None) -> None:
         super().__init__(channels)
         _at_least(1, m0=m0)
-        _at_least(2, steps=steps)
+        if steps is not None:
+            _at_least(2, steps=steps)
         if not 0 <= tau < 1:
             raise Mistake(f"norm.tau={tau}: at least 0 and under 1")
         self.m0, self.tau, self.steps = m0, tau, steps
@@ -305,7 +307,8 @@ class _Momentum(_Corrected):
 
     def correction(self, mean: Tensor, var: Tensor, size: int) -> tuple[Tensor, Tensor]:
         q = min(size / self.m0, 1.0)
-        share = q ** ((self.steps - self.num_batches_tracked).clamp(min=0) / (self.steps - 1)) - q
+        left = 1 if self.steps is None else (self.steps - self.num_batches_tracked).clamp(min=0) / (self.steps - 1)
+        share = q**left - q
         mixed_mean = share * self.history_mean + (1 - share) * mean
         mixed_var = share * self.history_var + (1 - share) * var
         sigma = (mixed_var + EPS).sqrt()

@@ -16,8 +16,9 @@ Values = dict[str, Any]
 
 @contextmanager
 def untouched(net: nn.Module) -> Iterator[None]:
-    """Inside, nothing is recomputed, the network says once what it sees, and a probe may do what it likes; weights,
-    running statistics, gradients, modes and random streams are then put back, bit for bit, whatever happened.
+    """Inside, nothing is recomputed or compiled (compiled code does not see new hooks), the network says once what it
+    sees, and a probe may do what it likes; weights, running statistics, gradients, modes and random streams are then
+    put back, bit for bit, whatever happened.
     """
     modes = [(module, module.training) for module in net.modules()]
     gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
@@ -27,6 +28,9 @@ def untouched(net: nn.Module) -> Iterator[None]:
     ways = (net.recompute, net.once) if isinstance(net, Network) else (False, False)
     if isinstance(net, Network):
         net.recompute, net.once = False, True  # a second pass would set off a probe's hooks again
+    compiled = [(module, module._compiled_call_impl) for module in net.modules()]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
     devices = {tensor.device for tensor in state.values() if tensor.is_cuda}
     try:
         with torch.random.fork_rng(devices):
@@ -34,6 +38,8 @@ def untouched(net: nn.Module) -> Iterator[None]:
     finally:
         if isinstance(net, Network):
             net.recompute, net.once = ways
+        for module, call in compiled:
+            module._compiled_call_impl = call
         with torch.no_grad():
             for name, tensor in net.state_dict().items():
                 tensor.copy_(state[name])

@@ -12,13 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from depthlab.errors import Mistake
+from depthlab.machine.memory import together
 from depthlab.network.resnet import Network, ZeroPad
 from depthlab.network.skip import concat
 from depthlab.network.unit import Unit
 from depthlab.probes.inside import Values
 
-BATCH = 500
-"""Images evaluated at once."""
 HARMLESS = 1.0
 """A unit is harmless to delete if the error grows by less than so many points."""
 
@@ -149,7 +148,7 @@ def kendall_tau(order: Sequence[int]) -> float:
 def error_with(lesion: Lesion, net: Network, x: Tensor, y: Tensor) -> float:
     """Error (%) of the network with a lesion."""
     with replacing(lesion):
-        logits = torch.cat([net(part) for part in x.split(BATCH)])
+        logits = torch.cat([net(part) for part in x.split(together(x.shape))])
     return 100 * (logits.argmax(1) != y).double().mean().item()
 
 

@@ -9,11 +9,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from depthlab.errors import Mistake
+from depthlab.machine.memory import together
 from depthlab.network.resnet import Network
 from depthlab.probes.inside import Values
-
-BATCH = 500
-"""Images evaluated at once."""
 
 Direction = dict[str, Tensor]
 """A change of weights, by the names of the parameters; what is not in it stays."""
@@ -82,7 +80,7 @@ def evaluated(
     """Mean cross-entropy and error (%) of the network at theta + a delta + b eta."""
     weights = dict(net.named_parameters())
     moved = {name: weights[name] + a * delta[name] + b * eta[name] for name in delta}
-    logits = torch.cat([functional_call(net, moved, (part,)) for part in x.split(BATCH)]).double()
+    logits = torch.cat([functional_call(net, moved, (part,)) for part in x.split(together(x.shape))]).double()
     return functional.cross_entropy(logits, y).item(), 100 * (logits.argmax(1) != y).double().mean().item()
 
 

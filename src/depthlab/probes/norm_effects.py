@@ -30,9 +30,11 @@ def norm_effects(
     `effective_rates`: rate / |w|^2, the rate at which a layer turns whose weights' scale does not matter (van
     Laarhoven 2017; Hoffer et al. 2018); `effective_rate`: the mean.
     Costs a pass forward and back a layer and one more, and draws x sum(sizes) images forward. Raises Mistake on a
-    factor that is not positive, fewer than 2 draws, no size or one below 2.
+    factor that is not positive, fewer than 2 draws, no size or one below 2, and where no layer stands before a norm.
     """
     before_norm = [layer for _, layer, response in layers(net) if response is not layer]
+    if not before_norm:
+        raise Mistake("probe=norm_effects: no layer of this network stands directly before a norm")
     if factor <= 0 or draws < 2 or min(sizes, default=0) < 2:
         given = f"factor={factor} draws={draws} sizes={sizes}"
         raise Mistake(f"probe.norm_effects: {given}: a positive factor, at least 2 draws, sizes of at least 2")

@@ -16,6 +16,7 @@ from depthlab.config import Config
 from depthlab.data.dataset import DataSet, share
 from depthlab.errors import Mistake, within
 from depthlab.machine import allocator, gpus
+from depthlab.machine.memory import EVALUATION_PIXELS
 from depthlab.network.constructed import construct
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
@@ -37,6 +38,8 @@ def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if cfg.graph and (cfg.recompute or cfg.devices > 1):
         raise Mistake("graph=true: a whole pass of one process; leave out recompute and devices")
+    if cfg.recompute and name == "cpu" and cfg.precision.name == "tf32":
+        raise Mistake("precision=tf32: emulated on a CPU, and so not together with recompute=true; leave one out")
     if cfg.compile and cfg.recompute:
         raise Mistake("compile=true: not together with recompute=true; leave one out")
     if cfg.compile and not (shutil.which("g++") if name == "cpu" else find_spec("triton")):
@@ -86,7 +89,8 @@ def trained(planned: Plan, net: Network) -> Network:
 def from_twin(net: Network, twin: Plan, images: DataSet, where: torch.device) -> None:
     """Fills the network such that it computes what its twin learned. Raises Mistake where that is not possible."""
     shallow = trained(twin, network(twin, images, where))
-    construct(net, shallow, images.first("train", min(1000, images.images))[0])
+    count = min(1000, max(1, EVALUATION_PIXELS // math.prod(images.shape[1:])), images.images)
+    construct(net, shallow, images.first("train", count)[0])
 
 
 def iterations(cfg: Config, images: DataSet) -> int:
@@ -108,6 +112,9 @@ def loop(
 ) -> Iterator[Metrics | None]:
     """The loop, from the first process's `state` on; nothing if it says that all is `over`."""
     cfg = planned.cfg
+    for module in state.net.modules():
+        if getattr(module, "steps", steps) is None:  # a norm that waits to be told how long the run is
+            module.steps = max(2, steps)  # pyrefly: ignore[bad-argument-type]
     if cfg.compile:
         compiled(cast(Network, state.net))
     state.hand_out(ranks)

@@ -21,6 +21,10 @@ from depthlab.machine.files import locked, replacing, sweep
 Record = dict[str, Any]
 
 
+class InUse(Mistake):
+    """Another process has the run."""
+
+
 class Run:
     """One run's directory: config.yaml, metrics.jsonl, probe-NAME.jsonl, summary.json, checkpoint.pt, train.log,
     TensorBoard events.
@@ -36,14 +40,14 @@ class Run:
     def owned(self) -> Iterator[None]:
         """Makes the directory, and inside, it is this process's alone; what a killed one left half written goes.
 
-        Raises Mistake, which says who has it, where another process does, and where it cannot be written to.
+        Raises InUse, which says who has it, where another process does, and Mistake where it cannot be written to.
         """
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.path / ".lock"))
                 sweep(self.path)
             except BlockingIOError as error:
-                raise Mistake(f"{self.path}: in use by {error.strerror}; wait for its end, or stop it") from None
+                raise InUse(f"{self.path}: in use by {error.strerror}; wait for its end, or stop it") from None
             except OSError as error:
                 raise Mistake(f"output_dir: cannot write {self.path}: {error.strerror}") from None
             yield

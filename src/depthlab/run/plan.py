@@ -141,8 +141,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         values["recipe"][part] = {"name": bound.func.__name__} | bound.keywords
     name = values["recipe"]["optimizer"]["name"]
     optimizer.check(name)
-    if name == "kfac" and (cfg.devices > 1 or cfg.recompute or cfg.graph):
-        raise Mistake("recipe/optimizer=kfac: looks inside one whole pass; leave out devices, recompute and graph")
+    if name == "kfac" and (cfg.devices > 1 or cfg.recompute or cfg.graph or cfg.compile):
+        raise Mistake("recipe/optimizer=kfac: looks inside a pass; leave out devices, recompute, graph and compile")
     experiment = choices["experiment"] if values.pop("experiment") else None
     values["folder"] = values["folder"] or experiment or choices["data"]
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}

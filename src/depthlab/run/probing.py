@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ from depthlab.probes.inside import untouched
 from depthlab.run.directory import Record, Run
 
 log = logging.getLogger("depthlab")
+MOST = 2**32
+"""Bytes of images that a probe is given, at most."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,14 @@ class Probe:
         return any(r["step"] == step and r.get("settings") == self.settings for r in run.records(self.name))
 
     def check(self, data: DataSet) -> None:
-        """Raises Mistake if the data has no such split."""
+        """Raises Mistake if the data has no such split, or the images would not fit in MOST bytes."""
         if self.split not in data.splits:
             raise one_of(f"probe.{self.name}.split", self.split, data.splits)
+        size = data.size(self.split)
+        most = MOST // (4 * math.prod(data.shape))
+        if min(self.images or size, size) > most:
+            given, shape = self.images or "null", "x".join(map(str, data.shape))
+            raise Mistake(f"probe.{self.name}.images={given}: looks at all at once, at most {most} images of {shape}")
 
     def __call__(self, net: Network, data: DataSet, rate: float) -> Record:
         """What it measures on the network, which is left as it was. Raises Mistake on what no record can hold."""

@@ -25,7 +25,7 @@ from depthlab.run.probing import Probe, due
 from depthlab.run.tensorboard import TensorBoard
 from depthlab.training import checkpoint
 from depthlab.training.distributed import Ranks
-from depthlab.training.loop import Metrics, State
+from depthlab.training.loop import Metrics, State, set_rate
 
 log = logging.getLogger("depthlab")
 
@@ -212,6 +212,9 @@ class Session(Part):
 
     def look(self) -> None:
         """The probes that are due measure, until a signal comes; all is saved before, whatever happens in one."""
+        if self.steps and not self.state.step:  # else the last iteration has set it
+            cfg = self.planned.cfg
+            set_rate(self.state, cfg.recipe, self.planned.schedule, cfg.depth, self.steps, lambda: math.nan)
         looks = due(self.planned.probes, self.home, self.records, self.state.step, self.steps)
         if looks and not self.done and self.state.step:
             self.save()

@@ -15,7 +15,7 @@ from depthlab.machine import gpus, processes
 from depthlab.run import describe
 from depthlab.run.build import count_gpus, device, iterations
 from depthlab.run.console import log_to_console, logging_to
-from depthlab.run.directory import Record
+from depthlab.run.directory import InUse, Record
 from depthlab.run.plan import Plan, plan
 from depthlab.run.probing import check_finished, missing
 from depthlab.run.session import Part, Session
@@ -85,9 +85,7 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
             f"weights: the file's head is not for {images.classes} classes; with epochs, a new one is trained"
         )
     if planned.twin and not left:
-        if not ranks.rank and not planned.twin.finished():
-            planned.twin.run.wait()
-        _run(planned.twin, where, brief, ranks)
+        _run_twin(planned.twin, where, brief, ranks)
     if ranks.rank:
         return Part(planned, images, where, ranks).run()
     if steps <= planned.config["norm"].get("start", -1):
@@ -102,6 +100,19 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
         level = logging.DEBUG if brief else logging.INFO
         before = done if left else None
         return Session(planned, images, where, ranks, facts=facts, level=level, start=start, done=before).run()
+
+
+def _run_twin(twin: Plan, where: torch.device, brief: bool, ranks: Ranks) -> None:
+    """The shallower run that this one begins from; where another process has it, that one's end is waited for."""
+    while True:
+        if not ranks.rank and not twin.finished():
+            twin.run.wait()
+        try:
+            _run(twin, where, brief, ranks)
+            return
+        except InUse:
+            if ranks.world > 1:
+                raise
 
 
 def _check(planned: Plan, images: DataSet, steps: int) -> None:

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from depthlab.data.dataset import DataSet
 from depthlab.data.task import Task, times, wrong
+from depthlab.machine.memory import together
 from depthlab.training.distributed import ALONE, Ranks
 from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
-
-EVALUATION_BATCH, EVALUATION_PIXELS = 500, 2**21
-"""Images that are evaluated at once, at most: of large ones as many as have so many pixels, or as train at once."""
 
 Metrics = dict[str, float]
 
@@ -136,8 +134,7 @@ def train(
     """
     batches = data.batches(recipe.batch, seed=seed, start=state.step)
     forward = forward or ranks.parallel(state.net)
-    large = EVALUATION_PIXELS // math.prod(data.shape[1:])
-    size = min(EVALUATION_BATCH, max(recipe.batch // ranks.world, large)) * ranks.world
+    size = together(data.shape, recipe.batch // ranks.world) * ranks.world
 
     def error() -> float:
         return state.report(ranks).get("train_error", math.nan)
@@ -150,7 +147,7 @@ def train(
             ranks.level(state.net)
             for split in splits:
                 name = "clean_train" if split == "train" else split
-                count = data.size(split) * data.views / size
+                count = data.size(split) / max(1, size // data.views)
                 for result in evaluate(state.net, data.evaluate(split, size), data.task, autocast, ranks, count):
                     if result is None:
                         yield None
@@ -166,10 +163,7 @@ def train(
             return
 
         images, labels = next(batches)
-        state.warm = state.warm and still_warm(recipe, depth, state.step, steps, error)
-        rate = learning_rate(recipe, schedule, state.step, steps, warm=state.warm)
-        for group in state.optimizer.param_groups:
-            group["lr"] = (rate if group.get("scheduled", True) else recipe.rate) * group.get("factor", 1)
+        set_rate(state, recipe, schedule, depth, steps, error)
 
         state.net.train()
         with autocast():
@@ -186,6 +180,16 @@ def train(
         _count(state.window, loss.detach(), logits.detach(), labels, state.step)
         state.step += 1
         yield None
+
+
+def set_rate(
+    state: State, recipe: Recipe, schedule: Schedule, depth: int, steps: int, error: Callable[[], float]
+) -> None:
+    """Gives each group of the optimiser its rate of the next iteration; `error`: the training error (%) so far."""
+    state.warm = state.warm and still_warm(recipe, depth, state.step, steps, error)
+    rate = learning_rate(recipe, schedule, state.step, steps, warm=state.warm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = (rate if group.get("scheduled", True) else recipe.rate) * group.get("factor", 1)
 
 
 def nothing(device: torch.device) -> Tensor:
