@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra._internal.hydra import Hydra
@@ -372,6 +373,26 @@ def test_a_run_of_its_config_alone_in_a_folder_of_any_name(command):
     (config,) = Path(name).glob("digits/*/config.yaml")
     assert "done before" in command(f"config={config}").out
     assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_weights_from_elsewhere_are_trained_on_with_a_head_for_other_classes(command, monkeypatch):
+    short = ("depth=8", "width=4", "recipe.batch=32", "device=cpu", "network.shortcut=B", "norm=layer")
+    assert command("data=synthetic", "data.images=64", *short, "recipe.iterations=3").code == 0
+    (run,) = Path("outputs/synthetic").iterdir()
+    parts = {"x_train": (64, 6, 6, 3), "x_test": (8, 6, 6, 3)}
+    arrays = {name: np.random.default_rng(0).integers(0, 256, shape, np.uint8) for name, shape in parts.items()}
+    arrays |= {"y_train": np.arange(64) % 3, "y_test": np.arange(8) % 3}
+    np.savez("three.npz", **arrays)
+    words = ("data=folder", "data.root=three.npz", *short, f"weights={run}/checkpoint.pt")
+    outcome = command(*words, "epochs=0")
+    assert (outcome.code, "the file's head is not for 3 classes; with epochs" in outcome.err) == (2, True)
+    assert command(*words, "recipe.iterations=1", "recipe.rate=1e-9").code == 0
+    (tuned,) = Path("outputs/folder").glob("[!.]*")
+    theirs, ours = (torch.load(path / "checkpoint.pt", weights_only=True)["net"] for path in (run, tuned))
+    assert ours["head.weight"].shape == (3, 16)
+    for name, tensor in theirs.items():
+        if not name.startswith("head"):
+            torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_weights_of_a_shallower_twin(command):

@@ -61,15 +61,15 @@ def test_a_run_measures_shows_and_reports(command):
     assert f"| {final['test_border_iou']:.2f} | {final['test_interior_error']:.2f} |" in report
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "kfac"])
-def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch, optimizer):
-    word = f"recipe/optimizer={optimizer}"
+@pytest.mark.parametrize("word", ["recipe/optimizer=adamw", "recipe/optimizer=kfac", "network=hourglass"])
+def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch, word):
+    run = [*SHORT, word] + ["depth=37"] * (word == "network=hourglass")  # two, stacked
 
     def ended():
         saved = torch.load(the_run() / "checkpoint.pt", weights_only=True)
         return saved["net"], [{k: v for k, v in r.items() if k != "seconds"} for r in saved["records"]]
 
-    assert command(*SHORT, word).code == 0
+    assert command(*run).code == 0
     net, records = ended()
     Path("outputs").rename("undisturbed")
     straight = loop.train
@@ -81,9 +81,9 @@ def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch, 
             yield metrics
 
     monkeypatch.setattr("depthlab.run.build.train", stopping)
-    assert command(*SHORT, word).code == 130
+    assert command(*run).code == 130
     monkeypatch.setattr("depthlab.run.build.train", straight)
-    assert command(*SHORT, word).code == 0
+    assert command(*run).code == 0
     again, records_again = ended()
     assert records_again == records
     assert again.keys() == net.keys()
