@@ -173,7 +173,8 @@ def test_a_look_in_the_middle_is_not_the_end(tmp_path):
     ("first", "second", "expected"),
     [
         ({0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 2.0, 2: 3.0}, "reproduced"),
-        ({0: 1.0, 1: 2.0}, {1: 2.0, 2: 9.0}, "reproduced"),  # the seed in common
+        ({0: 1.0, 1: 2.0, 3: 7.0}, {1: 2.0, 2: 9.0, 3: 7.0}, "reproduced"),  # the seeds in common
+        ({0: 1.0, 1: 2.0}, {1: 2.0, 2: 9.0}, "undecided"),  # one is no spread
         ({0: 6.0, 1: 1.0, 2: 1.0}, {0: 1.0, 1: 6.0, 2: 1.0}, "undecided"),  # differences that cancel
         ({0: 2.0, 1: 3.0, 2: 4.1}, {0: 1.0, 1: 2.0, 2: 3.0}, "contradicted"),
         ({0: 1.0}, {1: 1.0}, "not run"),

@@ -1,9 +1,11 @@
 """Verdicts on made-up runs of known outcome."""
 
+import math
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from depthlab.reports.collect import Result, Row
 from depthlab.reports.verdict import chance, judge, select, told
@@ -113,6 +115,43 @@ def test_three_seeds_apart_are_exactly_one_in_twenty():
     assert chance([4, 5, 6], [1, 2, 3]) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(
+    "values", [[0.9, 1.4, 1.3], [1.1, 1.2, 1.15], [0.1, 0.4, 0.3, 0.35], [5.0, 9.0], [2.0, 2.001]]
+)
+@pytest.mark.parametrize("claim", [{"least": 1.0}, {"most": 1.0}, {"equals": 1.2, "within": 0.2}])
+def test_a_value_is_judged_by_students_t(values, claim):
+    """Against scipy's test: one-sided at 5 %, and of an interval at both of its ends."""
+    bounds = {"greater": claim.get("least"), "less": claim.get("most")}
+    if "equals" in claim:
+        bounds = {"greater": claim["equals"] - claim["within"], "less": claim["equals"] + claim["within"]}
+    p = {side: ttest_1samp(values, bound, alternative=side).pvalue for side, bound in bounds.items() if bound}
+    out = {"greater": "less", "less": "greater"}
+    q = [ttest_1samp(values, bound, alternative=out[side]).pvalue for side, bound in bounds.items() if bound]
+    wanted = "reproduced" if max(p.values()) <= 0.05 else "contradicted" if min(q) < 0.05 else "undecided"
+    claim = {"claim": "c", "metric": "train_error", "of": {"depth": 20}} | claim
+    assert judge({"claims": [claim]}, [row(values, depth=20)])[0].word == wanted
+    (verdict,) = judge({"claims": [claim]}, [row(values[:1], depth=20)])
+    assert (verdict.word, verdict.because.endswith(", 1 seed, which decides nothing")) == ("undecided", True)
+
+
+def test_of_a_diverged_run_an_error_is_100_whatever_it_had_come_to():
+    diverged = row([3.0], depth=20)
+    diverged.results[0].summary["status"] = "diverged"
+    assert diverged.values("train_error") == [100]
+    assert diverged.values("test_iou") == [0]
+    assert diverged.values("train_loss") == [math.inf]
+
+
+@pytest.mark.parametrize("side", ["higher", "lower"])
+def test_what_a_probe_would_have_seen_of_a_diverged_run_could_be_anything(side):
+    claim = {"claim": "c", "metric": "p.cosine", "higher": {"norm": "a"}, "lower": {"norm": "b"}}
+    rows = kind((20,), [(0.9,)] * 3, norm="a") + kind((20,), [(0.1,)] * 3, norm="b")
+    assert judge({"claims": [claim]}, rows)[0].word == "reproduced"
+    for result in rows[side == "lower"].results:
+        result.summary["status"] = "diverged"
+    assert judge({"claims": [claim]}, rows)[0].word == "undecided"
+
+
 PUBLISHED = {
     "published_at": {"data": "cifar10"},
     "published": [{"of": {"depth": 110}, "value": 6.61, "within": [6.3, 7.0]}],
@@ -124,7 +163,7 @@ PUBLISHED = {
     [
         ([6.5, 6.6, 6.7], "reproduced"),
         ([9.0, 9.1, 9.2], "contradicted"),
-        ([7.05, 7.2, 7.0], "undecided"),  # outside, but within two standard errors of the interval
+        ([7.05, 7.2, 7.0], "undecided"),  # outside, by less than the seeds' spread can tell from inside
         ([5.0, 5.1, 4.9], "contradicted"),
         ([6.6], "reproduced"),
         ([9.0], "undecided"),  # one seed outside has no spread to judge by
@@ -196,6 +235,31 @@ def test_a_predicted_depth():
     assert crossing({"of": {}, "predicted": bits, "within": 1}, rows).word == "contradicted"
     assert crossing({"of": {"norm": "layer"}, "predicted": bits, "within": 1}, rows).word == "not run"
     assert crossing({"of": {}, "predicted": bits | {"metric": "p.no"}, "within": 1}, rows).word == "not run"
+
+
+LATE, EARLY = [(1.0, 0.9, 0.8)] * 4, [(0.4, 0.3, 0.1)] * 4
+
+
+@pytest.mark.parametrize(
+    ("seeds", "claim", "expected"),
+    [
+        (LATE, {"of": {}, "least": 60}, "reproduced"),
+        (LATE, {"of": {}, "least": 61}, "undecided"),  # it lies beyond 60, but how far?
+        (LATE, {"of": {}, "most": 59}, "contradicted"),
+        (LATE, {"of": {}, "equals": 60, "within": 5}, "undecided"),
+        (LATE, {"of": {}, "predicted": {"metric": "p.bits", "crosses": 12.0}, "within": 5}, "contradicted"),
+        (LATE, {"of": {}, "predicted": {"metric": "p.bits", "crosses": 14.0}, "within": 5}, "undecided"),
+        (LATE, {"of": {}, "predicted": {"metric": "p.bits", "crosses": 99.0}, "within": 5}, "undecided"),
+        (SEEDS, {"of": {}, "predicted": {"metric": "p.bits", "crosses": 99.0}, "within": 5}, "contradicted"),
+        (EARLY, {"of": {}, "most": 20}, "reproduced"),
+        (EARLY, {"of": {}, "equals": 20, "within": 5}, "undecided"),
+        (EARLY, {"of": {}, "predicted": {"metric": "p.bits", "crosses": 12.0}, "within": 5}, "contradicted"),
+    ],
+)
+def test_a_crossing_beyond_the_depths_that_were_run_is_known_to_lie_there(seeds, claim, expected):
+    found = crossing(claim, kind((20, 40, 60), seeds))
+    assert found.word == expected
+    assert "of them beyond the depths that were run" in found.because
 
 
 def test_pairs_of_the_same_seeds_are_compared_with_each_other():

@@ -49,15 +49,22 @@ class Result:
         return [r for r in self.probes.get(probe, []) if r.get("step") == self.summary.get("iterations")]
 
     def value(self, metric: str) -> float:
-        """A metric of the last epoch, errors in %, or a probe's last number, `probe.key`; nan if it was not measured;
-        of a run that diverged before it was, an error is 100 %, an intersection over union 0, anything else infinite.
+        """A metric of the last epoch, errors in %, or a probe's last number, `probe.key`; nan if it was not measured.
+        Of a diverged run an error is 100 %, an intersection over union 0, anything else infinite.
         """
+        if self.summary["status"] == "diverged":
+            return {"error": 100.0, "iou": 0.0}.get(metric.rpartition("_")[2], math.inf)
         probe, _, key = metric.rpartition(".")
         looks = self.at_end(probe)
         value = looks[-1].get(key) if looks else None if probe else self.summary["final"].get(metric)
-        if value is None and self.summary["status"] == "diverged":
-            return {"error": 100.0, "iou": 0.0}.get(metric.rpartition("_")[2], math.inf)
         return math.nan if value is None else value
+
+    def bounds(self, metric: str) -> tuple[float, float]:
+        """What a metric lies between: itself, but for what a probe would have measured of a diverged run, which
+        could be anything.
+        """
+        value = self.value(metric)
+        return (-math.inf, math.inf) if "." in metric and math.isinf(value) else (value, value)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,11 @@ class Row:
     def values(self, metric: str) -> list[float]:
         """The metric of each seed."""
         return [result.value(metric) for result in self.results]
+
+    def bounds(self, metric: str) -> tuple[list[float], list[float]]:
+        """Of each seed, the least that the metric can be, and the most."""
+        lows, highs = zip(*(result.bounds(metric) for result in self.results), strict=True)
+        return list(lows), list(highs)
 
     def only(self, finished: bool) -> "Row | None":
         """The row of its runs that are finished, or of those that are not; None where there are none."""
@@ -88,14 +100,24 @@ class Crossing(Result):
     level: float = 0.0
 
     def value(self, metric: str) -> float:
-        """The depth, between the two where it first leaves the side on which it begins, on a straight line; the
-        deepest where it does not: the crossing lies beyond. nan if it was not measured everywhere.
+        """The depth, between the two where it first leaves the side on which it begins, on a straight line; where it
+        does not, the deepest, or the shallowest where it moves away from the level. nan if it was not measured
+        everywhere.
         """
+        low, high = self.bounds(metric)
+        return high if math.isinf(low) else low
+
+    def bounds(self, metric: str) -> tuple[float, float]:
+        """The depth at which it crosses, twice; where it does not, one end: the crossing lies beyond."""
         points = [(result.config["depth"], result.value(metric) - self.level) for result in self.by_depth]
         for (shallow, before), (deep, after) in pairwise(points):
             if before * after < 0:
-                return shallow + (deep - shallow) * before / (before - after)
-        return math.nan if any(math.isnan(value) for _, value in points) else points[-1][0]
+                depth = shallow + (deep - shallow) * before / (before - after)
+                return depth, depth
+        (shallowest, first), (deepest, last) = points[0], points[-1]
+        if any(math.isnan(value) for _, value in points):
+            return math.nan, math.nan
+        return (deepest, math.inf) if first * (last - first) <= 0 else (-math.inf, shallowest)
 
 
 def crossings(rows: list[Row], level: float) -> list[Row]:

@@ -167,8 +167,8 @@ def _unfinished(result: Result) -> str:
 
 
 def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
-    """The rows that a figure shows: those with the facts `of`, where its probe has measured `y`; of a figure against
-    a fact, those of its lines, and of pictures, theirs.
+    """The rows that a figure shows: those with the facts `of`, where its probe has measured `y` at the end; of a
+    figure against a fact, those of its lines, and of pictures, theirs.
     """
     probe, _, key = figure["y"].partition(".")
     wanted = [row for row in rows if matches(row, figure.get("of", {}))]
@@ -177,7 +177,7 @@ def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
     if "pictures" in figure:
         wanted = [row for row in wanted if any(matches(row, facts) for facts in figure["pictures"].values())]
         return [row for row in wanted if any(result.at_end(probe) for result in row.results)]
-    return [row for row in wanted if any(key in look for run in row.results for look in run.probes.get(probe, []))]
+    return [row for row in wanted if any(key in look for run in row.results for look in run.at_end(probe))]
 
 
 def stem(figure: dict[str, Any]) -> str:
@@ -307,7 +307,7 @@ def about(sheet: Sheet) -> str:
     if not sheet.trained:
         return f"at initialisation, mean ± standard deviation over seeds{_measured(sheet)}"
     gone = any(result.summary.get("status") == "diverged" for result in sheet.results)
-    counted = ", a diverged run without a number counted as 100 %" if gone else ""
+    counted = ", a diverged run counted as 100 %" if gone else ""
     return f"errors of the last epoch in %, mean ± standard deviation over seeds{counted}{_measured(sheet)}"
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from depthlab.config import LATER
@@ -10,9 +10,10 @@ from depthlab.experiment import Ordering, Published
 from depthlab.reports.collect import Row, as_typed, crossings, instead, spread
 
 ALPHA = 0.05
-"""An ordering holds if chance alone would give it with at most this probability."""
-SPREAD = 2.0
-"""A published number is met by a mean within so many standard errors of its interval."""
+"""What chance alone would give with at most this probability is held to be so."""
+
+Bounds = tuple[list[float], list[float]]
+"""Of each seed the least that a number can be, and the most: the number twice, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
     """Each claim of an experiment: an ordering (`higher`, `lower`), a value (`of`; `equals` and `within`, or
     `least`, `most`), or a published number (`of`, `within`). `crosses`: the claim is about the depth at which its
     metric crosses this level, and `predicted`, with a `metric` and a level, is another such depth of the same runs,
-    met in the mean over seeds. `paired`: an ordering of the same seeds.
+    met in the mean over seeds. `paired`: an ordering of the same seeds. Of a seed whose value is not known, the bound
+    that is worst for the verdict counts.
 
     A published number is judged only where the runs are `published_at`, its data and recipe.
     """
@@ -76,20 +78,22 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     if high is None or low is None:
         missing = [told(claim[side]) for side, row in (("higher", high), ("lower", low)) if row is None]
         return Verdict(text, "not run", f"no run of {' and of '.join(missing)}")
-    a, b = high.values(metric), low.values(metric)
     if paired := claim.get("paired", False):
-        a, b = _same_seeds(high, low, metric)
-        if not a:
+        high, low = _same_seeds(high, low)
+        if not high.results:
             return Verdict(text, "not run", "no seed in common")
+    a, b = high.values(metric), low.values(metric)
     if any(map(math.isnan, a + b)):
         return Verdict(text, "not run", f"{metric} was not measured{instead(metric, rows)}")
     compared = f"{metric} {shown(a, metric)} against {shown(b, metric)}"
-    above, below = chance(a, b, paired=paired), chance(b, a, paired=paired)
+    (a_least, a_most), (b_least, b_most) = high.bounds(metric), low.bounds(metric)
+    above, below = chance(a_least, b_most, paired=paired), chance(b_least, a_most, paired=paired)
     word = "reproduced" if above <= ALPHA else "contradicted" if below <= ALPHA else "undecided"
+    p = f"p = {above:.3g}" + f", {below:.3g} for the opposite" * (below < above)
     seeds = f"{len(a)} pairs" if paired else f"{len(a)} and {len(b)} seeds"
     if (least := 1 / (2 ** len(a) if paired else math.comb(len(a) + len(b), len(a)))) > ALPHA:
         seeds += f", too few to decide anything (p is at least {least:.2g})"
-    return Verdict(text, word, f"{compared}; permutation test, p = {min(above, below):.3g}, {seeds}")
+    return Verdict(text, word, f"{compared}; permutation test, {p}, {seeds}")
 
 
 def chance(higher: list[float], lower: list[float], *, paired: bool = False) -> float:
@@ -98,7 +102,7 @@ def chance(higher: list[float], lower: list[float], *, paired: bool = False) -> 
     """
     from scipy.stats import permutation_test
 
-    samples = [[min(value, 1e9) for value in values] for values in (higher, lower)]  # infinity has no difference
+    samples = [[max(-1e9, min(value, 1e9)) for value in part] for part in (higher, lower)]  # inf has no difference
     if min(len(higher), len(lower)) < 2:
         return 1.0
 
@@ -121,16 +125,28 @@ def _published(number: dict[str, Any], rows: list[Row]) -> Verdict:
     values = row.values(metric)
     n = len(values)
     because = f"{shown(values, metric)}, median {spread(values)[1]:.2f}, {n} seed{'s' * (n > 1)}"
-    return Verdict(text, _inside(values, low, high), because)
+    there = low <= spread(values)[0] <= high  # the interval is that of single runs, and so one can be in it
+    return Verdict(text, "reproduced" if there else _inside((values, values), low, high), because)
 
 
-def _inside(values: list[float], low: float, high: float) -> str:
-    """The word for a mean that should lie in an interval; outside, one seed decides nothing."""
-    mean, _, deviation = spread(values)
-    if low <= mean <= high:
+def _inside(bounds: Bounds, low: float, high: float) -> str:
+    """The word for a mean that should lie in an interval, by Student's t of the seeds; one seed decides nothing, and
+    of a seed that lies between bounds the worse one counts.
+    """
+    from scipy.stats import t
+
+    n = len(bounds[0])
+    if n < 2:
+        return "undecided"
+    (least, least_slack), (most, most_slack) = (
+        (spread(side)[0], t.ppf(1 - ALPHA, n - 1) * spread(side)[2] / math.sqrt(n))
+        if all(map(math.isfinite, side))
+        else (unknown, 0.0)
+        for side, unknown in zip(bounds, (-math.inf, math.inf), strict=True)
+    )
+    if low <= least - least_slack and most + most_slack <= high:
         return "reproduced"
-    slack = SPREAD * deviation / math.sqrt(len(values))
-    return "contradicted" if not (math.isnan(slack) or low - slack <= mean <= high + slack) else "undecided"
+    return "contradicted" if least - least_slack > high or most + most_slack < low else "undecided"
 
 
 def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
@@ -154,27 +170,44 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         return Verdict(text, "undecided", f"{metric}: {gone} seed{'s' * (gone > 1)} diverged")
     low, high = claim.get("least", -math.inf), claim.get("most", math.inf)
     against = " and ".join(f"at {side} {claim[side]:g}" for side in ("least", "most") if side in claim)
+    one, *_ = rows_found = [row for row in found if row]
+    bounds = one.bounds(metric)
     if others:  # seed by seed: no difference makes up for another
-        one, two = (row for row in found if row)
-        values = [a - b for a, b in zip(*_same_seeds(one, two, metric), strict=True)]
-        if not values:
+        one, two = _same_seeds(*rows_found)
+        if not one.results:
             return Verdict(text, "not run", "no seed in common")
+        values = [a - b for a, b in zip(one.values(metric), two.values(metric), strict=True)]
+        bounds = _less(one.bounds(metric), two.bounds(metric))
         metric, equals = f"difference in {metric}", 0.0
     if equals is not None:
         low, high = equals - claim["within"], equals + claim["within"]
         against = f"{equals:.5g} (to within {claim['within']:g})"
-    word = _inside(values, low, high)
+    word = _inside(bounds, low, high)
     if others and word == "reproduced" and not all(low <= value <= high for value in values):
         word = "undecided"
-    seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
-    return Verdict(text, word, f"{metric} {shown(values, metric)} against {against}, {seeds}")
+    seeds = f"{len(values)} seeds" if len(values) > 1 else "1 seed, which decides nothing"
+    return Verdict(text, word, f"{metric} {shown(values, metric)} against {against}, {seeds}{_beyond(bounds)}")
 
 
-def _same_seeds(one: Row, two: Row, metric: str) -> tuple[list[float], list[float]]:
-    """The metric of two rows, of the seeds that both have."""
-    of_one, of_two = ({r.summary["seed"]: r.value(metric) for r in row.results} for row in (one, two))
+def _same_seeds(*rows: Row) -> tuple[Row, Row]:
+    """Two rows, of each the seeds that both have, in their order."""
+    of_one, of_two = ({result.summary["seed"]: result for result in row.results} for row in rows)
     shared = sorted(of_one.keys() & of_two.keys())
-    return [of_one[seed] for seed in shared], [of_two[seed] for seed in shared]
+    one, two = (replace(row, results=[of[s] for s in shared]) for row, of in zip(rows, (of_one, of_two), strict=True))
+    return one, two
+
+
+def _less(one: Bounds, two: Bounds) -> Bounds:
+    """What the differences between two numbers lie between, seed by seed."""
+    (low, high), (other_low, other_high) = one, two
+    least, most = zip(low, other_high, strict=True), zip(high, other_low, strict=True)
+    return [a - b for a, b in least], [a - b for a, b in most]
+
+
+def _beyond(*parts: Bounds) -> str:
+    """How many values are not known, as a depth at which no run is."""
+    count = sum(low != high for lows, highs in parts for low, high in zip(lows, highs, strict=True))
+    return f", {count} of them beyond the depths that were run" if count else ""
 
 
 def _asked(claim: dict[str, Any], rows: list[Row]) -> list[Row]:
@@ -188,10 +221,11 @@ def _predicted(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     measured, predicted = values
     if not measured or any(map(math.isnan, measured + predicted)):
         return Verdict(claim["claim"], "not run", f"no run of {told(claim['of'])} at all depths")
-    differences = [one - two for one, two in zip(measured, predicted, strict=True)]
-    word = _inside(differences, -claim["within"], claim["within"])
+    bounds = [row.bounds(metric) for metric, row in sides if row]
+    word = _inside(_less(*bounds), -claim["within"], claim["within"])
     depths = f"{shown(measured, '')} layers measured, {shown(predicted, '')} predicted"
-    return Verdict(claim["claim"], word, f"{depths} (to within {claim['within']:g}), {len(measured)} seeds")
+    seeds = f"(to within {claim['within']:g}), {len(measured)} seeds{_beyond(*bounds)}"
+    return Verdict(claim["claim"], word, f"{depths} {seeds}")
 
 
 def shown(values: list[float], metric: str) -> str:
