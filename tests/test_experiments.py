@@ -60,7 +60,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
         plans.append(planned)
         for seed in range(3):
             final = dict.fromkeys(("train_error", "clean_train_error", "test_error", "train_loss", *metrics), 1.0)
-            summary = {"choices": planned.choices, "seed": seed, "final": final}
+            summary = {"choices": planned.choices, "seed": seed, "final": final, "status": "finished"}
             results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}], probes))
     foresee(name, OmegaConf.to_container(experiment), plans, [])  # all claims are about what some run will be
     made = rows(results)
