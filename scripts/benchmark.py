@@ -45,7 +45,6 @@ from depthlab.data.dataset import DataSet
 from depthlab.run import build, describe
 from depthlab.run.plan import Plan, plan
 from depthlab.training.loop import State
-from depthlab.training.optimizer import sgd
 
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR = "data=synthetic data.augment=true data.images=512 data.test_images=128 width=16 recipe.batch=128"
@@ -90,7 +89,7 @@ def planned(options: list[str]) -> Plan:
 def ours(made: Plan, images: DataSet, where: torch.device) -> Iterator[Epoch]:
     """Endless epochs of depthlab's own loop; its augmentation counts among the steps."""
     recipe, net = made.cfg.recipe, build.network(made, images, where)
-    state = State(net, sgd(net, recipe))
+    state = State(net, made.optimizer(net, recipe))
     training = build.loop(made, images, where, state, 10**7)
     for epoch in itertools.count(1):
         start, trained = _now(where), 0.0

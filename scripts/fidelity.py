@@ -21,7 +21,6 @@ from tqdm import tqdm
 from benchmark import ROOT, planned
 from depthlab.run import build
 from depthlab.training.loop import State
-from depthlab.training.optimizer import sgd
 
 OUTPUT = ROOT / "results" / "benchmarks" / "fidelity.jsonl"
 PATHS, SKIPS, SEEDS = ("usual", "fast", "bf16"), ("none", "identity"), (0, 1, 2)
@@ -35,9 +34,10 @@ def curve(data: str, depth: int, skip: str, seed: int, path: str, more: list[str
     where = build.device(made.cfg)
     images = made.images(where)
     net = build.network(made, images, where)
-    optimizer = sgd(net, made.cfg.recipe)
+    optimizer = made.optimizer(net, made.cfg.recipe)
     if path == "usual":
         net.to(memory_format=torch.contiguous_format)
+        net.register_forward_pre_hook(lambda _, given: given[0].clone(memory_format=torch.contiguous_format))
         for group in optimizer.param_groups:
             group["fused"] = group["foreach"] = False
     training = build.loop(made, images, where, State(net, optimizer), build.iterations(made.cfg, images))

@@ -28,7 +28,7 @@ from depthlab.run.plan import Plan
 from depthlab.training import checkpoint
 from depthlab.training.loop import State
 
-UNITS = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-9}
+UNITS = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
 """Unit roundoff of each precision: half a step of 23, 10 and 7 (stored) bits of mantissa, and one for rounding."""
 SLACK = 10.0
 """How many times the expected rounding error is still right."""
@@ -265,11 +265,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="after which speed begins nothing more")
     given = parser.parse_args()
 
-    def read(name: str) -> Any:
-        return json.loads((given.out / f"{name}.json").read_text())
+    whole, begun = (given.out / f"{given.part}{end}" for end in (".json", ".begun.json"))
 
-    def keep(found: Any) -> None:  # at once: the part may be stopped
-        (given.out / f"{given.part}.json").write_text(json.dumps(found, indent=1) + "\n")
+    def read(name: str) -> Any:
+        files = [given.out / f"{name}{end}" for end in (".json", ".begun.json")]
+        return json.loads(next((file for file in files if file.exists()), files[0]).read_text())
+
+    def keep(found: Any) -> None:  # at once: the part may be stopped, and is then begun anew
+        begun.write_text(json.dumps(found, indent=1) + "\n")
 
     if given.part in ("check", "speed") and not (given.tiny or torch.cuda.is_available()):
         sys.exit("error: this torch sees no GPU; --tiny tries the script without one")
@@ -286,6 +289,8 @@ def main() -> None:
         print(VARIANTS[_fastest(read("speed")["rows"], 20) or "plain loop"])
     else:
         print(table(read("check"), read("speed")))
+    if begun.exists():
+        begun.replace(whole)
 
 
 if __name__ == "__main__":

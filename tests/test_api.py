@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -207,3 +209,23 @@ def test_a_probe_takes_any_module_that_has_what_it_asks_for():
         depthlab.probe(net, x, y, "gradient")
     with pytest.raises(Mistake, match=r"probe\.gradients\.siz="):
         depthlab.probe(net, x, y, "gradients", siz=3)
+
+
+def test_threads_take_turns():
+    """torch's random streams are one for all threads: at the same time they would draw from each other's."""
+    words = [f"{SHORT} skip=dropout seed={seed}" for seed in range(4)]
+    alone = [depthlab.run(f"{word} output_dir=alone")["final"] for word in words]
+    with ThreadPoolExecutor(4) as pool:
+        together = [summary["final"] for summary in pool.map(depthlab.run, words)]
+    assert together == alone
+
+
+def test_a_run_of_ones_own_images_is_read_back_wherever_they_lie_now(tmp_path):
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8), np.arange(40) % 4
+    np.savez("images.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    depthlab.run("data=folder data.root=images.npz depth=8 width=4 recipe.iterations=2 recipe.batch=20")
+    (row,) = depthlab.runs()
+    Path("images.npz").rename("elsewhere.npz")
+    with pytest.raises(Mistake, match=r"images\.npz"):
+        depthlab.load(row["path"])
+    assert depthlab.load(row["path"], root="elsewhere.npz").data.images == 40

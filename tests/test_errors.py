@@ -103,6 +103,20 @@ def test_the_systems_failures_end_with_1_and_say_how_to_go_on(capsys, error, lin
     assert told(capsys, error) == (1, f"error: {line}; the same command continues\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("Unable to allocate 1 PiB"), "memory is short; recompute=true or a smaller recipe.batch"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory is short; recompute=true"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "memory is short; recompute=true"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error."), "a data worker was killed"),
+    ],
+)
+def test_short_memory_is_one_line_that_says_what_helps(capsys, error, line):
+    code, said = told(capsys, error)
+    assert (code, said.count("\n"), said.startswith(f"error: {line}")) == (1, 1, True)
+
+
 def test_ctrl_c_ends_with_130(capsys):
     assert told(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
 

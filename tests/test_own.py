@@ -1,6 +1,7 @@
 """Options of one's own, without a touch of the clone: functions by options=FOLDER, YAML files by --config-dir."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -304,3 +305,24 @@ def test_data_that_fail_are_one_line_from_python_too(folder):
     (folder / "data.py").write_text(MISTAKEN["data"])
     with pytest.raises(Mistake, match=r"data\.py, line 3: ZeroDivisionError: division by zero$"):
         depthlab.images([f"options={folder}", "data=worse"])
+
+
+def test_a_data_sets_own_keys_all_count(command, folder):
+    """Also those that of our sets say only where the images are."""
+    (folder / "data.py").write_text("""
+from depthlab.data.handwritten import digits as ours
+def few(device, *, root: str = "a", source: str = "x", workers: int = 64, content: str | None = None):
+    return ours(device, augment=False, normalize="channel", validation=0, subset=workers)
+""")
+    words = [f"options={folder}", "data=few", "depth=8", "width=4", "epochs=0", "threads=1"]
+    for key in ("data.source=x,y", "data.root=a,b", "data.workers=64,65"):
+        assert "2 runs: " in command("-m", *words, key).out
+    assert len(depthlab.runs()) == 4
+
+
+def test_a_file_of_ones_own_imports_from_beside_it(folder):
+    (folder / "beside_the_skip.py").write_text("FACTOR = 0.5")
+    (folder / "skip.py").write_text(f"from beside_the_skip import FACTOR\n{SKIP.replace('from __future__', '# ')}")
+    paths = [*sys.path]
+    assert depthlab.network([f"options={folder}", "skip=mine", *SHORT]).units[0].skip.a == 0.9
+    assert sys.path == paths

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from hydra.types import RunMode
 
 import depthlab
 from conftest import ROOT, another_process_holds
-from depthlab.run import start
+from depthlab.command.compose import compose
+from depthlab.run import build, start
 from depthlab.run.directory import InUse
+from depthlab.run.plan import plan
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=3")
 
@@ -433,3 +437,63 @@ def test_weights_of_a_shallower_twin(command):
 def test_no_weights_of_a_twin(command, words, line):
     outcome = command("data=digits", "data.subset=64", "recipe.batch=32", "depth=14", "epochs=1", "skip=none", *words)
     assert (outcome.code, outcome.err[: len(line)], outcome.err.count("\n")) == (2, line, 1)
+
+
+REFUSED = {
+    "data=scenes width=4 init=looks_linear norm=none": "init=looks_linear: pairs the channels of layers in a row",
+    "data=digits recipe/optimizer=kfac weight=dirac": "recipe/optimizer=kfac: sees plain weights alone; leave out",
+    "data=digits recipe/optimizer=adamw recipe.optimizer.eps=-1": "recipe.optimizer.eps=-1.0: at least 0",
+    "data=digits recipe/optimizer=muon recipe.optimizer.others=-1": "recipe.optimizer.others=-1.0: at least 0",
+    "data=digits unit=relu_before_addition init=fixup norm=fixup": "init=fixup: a branch that ends in a ReLU",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_combinations_that_cannot_be_meant_are_refused(command, typed):
+    outcome = command(
+        *typed.split(), "depth=8" if "digits" in typed else "depth=14", *["network.levels=1"] * ("scenes" in typed)
+    )
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert outcome.err.startswith(f"error: {REFUSED[typed]}")
+
+
+def test_a_twin_of_fully_connected_layers(command):
+    short = ("data=digits", "data.subset=200", "network=mlp", "skip=none", "width=16", "recipe.iterations=20")
+    for normed in ("batch", "none"):
+        words = (*short, f"norm={normed}", "evaluate_train=true")
+        assert command(*words, "depth=9", "weights={depth:4}", "epochs=0").code == 0
+    rows = {(row["norm"], row["depth"]): row for row in depthlab.runs()}
+    for normed in ("batch", "none"):
+        deep, twin = rows[normed, 9], rows[normed, 4]
+        assert deep["clean_train_error"] == twin["clean_train_error"] < 85
+
+
+def test_a_config_in_the_home_folder(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command(*SHORT, "output_dir=~/runs").code == 0
+    (config,) = (tmp_path / "runs/digits").glob("*/config.yaml")
+    assert "done before" in command(f"config=~/{config.relative_to(tmp_path)}").out
+
+
+def test_imagenets_folder_is_the_same_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "data=imagenet depth=18 recipe.iterations=5"
+    made = [plan(*compose(shlex.split(f"{words} data.root={root}"))) for root in (f"{tmp_path}/set", "set", "./set/")]
+    assert len({planned.run.path for planned in made}) == 1
+
+
+def test_epochs_that_are_no_binary_number():
+    images, cfg = SimpleNamespace(images=50_000), SimpleNamespace(epochs=1.1, recipe=SimpleNamespace(batch=100))
+    assert build.iterations(cfg, images) == 550
+
+
+def test_a_norm_that_changes_over_the_run_begins_anew_with_weights_from_a_file(command):
+    short = ("data=digits", "data.subset=64", "depth=8", "width=4", "recipe.batch=8", "norm=renorm_short")
+    assert command(*short, "recipe.iterations=7").code == 0
+    (run,) = Path("outputs/digits").iterdir()
+    assert command(*short, "recipe.iterations=2", f"weights={run}/checkpoint.pt").code == 0
+    (tuned,) = [path for path in Path("outputs/digits").glob("[!.]*") if path.name != run.name]
+    counts = {
+        v.item() for k, v in torch.load(tuned / "checkpoint.pt", weights_only=True)["net"].items() if "num_b" in k
+    }
+    assert counts == {2}

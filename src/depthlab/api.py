@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from depthlab.run.plan import HOUSE, Plan, plan
 
 Words = str | Sequence[str]
 CPU = torch.device("cpu")
+ONE_AT_A_TIME = RLock()
 CLASSES = {"cifar10": 10, "cifar100": 100}
 """Data sets whose shape is known without them."""
 
@@ -85,6 +87,11 @@ def run(words: Words, *, brief: bool = True) -> Record:
     other than the main one, where Python hears no signals, nothing stops it. Random streams and the number of threads
     are afterwards what they were.
     """
+    with ONE_AT_A_TIME:
+        return _run(words, brief)
+
+
+def _run(words: Words, brief: bool) -> Record:
     composed, typed = _composed(words), sys.argv
     if composed.cfg.experiment:
         raise Mistake("experiment: is a sweep; start it as a command, and read it with depthlab.runs")
@@ -101,17 +108,19 @@ def run(words: Words, *, brief: bool = True) -> Record:
 
 
 @mistakes()
-def load(folder: str | Path, *, options: str | Path | None = None) -> Loaded:
-    """A run's network, config and data set, from its directory alone. Runs no code from it; what its checkpoint holds
-    is checked against what was written. `options`: the folder of one's own options that the run chose from. Raises
-    Mistake on a directory that is no run, or has no sound checkpoint.
+def load(folder: str | Path, *, options: str | Path | None = None, root: str | Path | None = None) -> Loaded:
+    """A run's network, config and data set, from its directory, and of own images from these. Runs no code from it;
+    what its checkpoint holds is checked against what was written. `options`: the folder of one's own options that the
+    run chose from; `root`: where own images lie now, if they were moved. Raises Mistake on a directory that is no
+    run, or has no sound checkpoint.
     """
     home = Run(Path(folder))
     if not home.config.is_file():
         inside = [path.parent.name for path in sorted(home.path.glob("*/config.yaml"))]
         runs = f"; it holds {len(inside)}, such as {inside[0]}" if inside else ""
         raise Mistake(f"{folder}: not the directory of a run{runs}")
-    planned = _planned([f"config={home.config}", *([f"options={options}"] if options else [])])
+    more = {"options": options, "data.root": root}
+    planned = _planned([f"config={home.config}", *(f"{key}={value}" for key, value in more.items() if value)])
     planned.run, stored = home, from_yaml(home.config.read_text())
     if planned.config["options"] != stored.get("options"):
         raise Mistake(f"options={options}: not the files that the run was made with")
@@ -203,8 +212,15 @@ def _network(planned: Plan) -> Network:
 @contextmanager
 def _untouched() -> Iterator[None]:
     """Inside, depthlab sets torch's random streams, threads, treatment of subnormal numbers and precision on GPUs as
-    it likes; torch.export, for one, refuses a precision that is not the usual one.
+    it likes; torch.export, for one, refuses a precision that is not the usual one. All threads of the process share
+    these, so that one of them is inside at a time.
     """
+    with ONE_AT_A_TIME:
+        yield from _as_before()
+
+
+def _as_before() -> Iterator[None]:
+    benchmark = torch.backends.cudnn.benchmark
     threads, backends = torch.get_num_threads(), [torch.backends.cuda.matmul]
     backends.append(torch.backends.cudnn.conv)  # pyrefly: ignore[missing-attribute]
     precisions = [backend.fp32_precision for backend in backends]
@@ -216,6 +232,7 @@ def _untouched() -> Iterator[None]:
         torch.set_num_threads(threads)
         for backend, precision in zip(backends, precisions, strict=True):
             backend.fp32_precision = precision
+        torch.backends.cudnn.benchmark = benchmark
         torch.set_flush_denormal(False)
 
 

@@ -183,6 +183,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     facts = flat(config)
     checked = {"data.root"} if {"data.source", "data.content"} & {*facts} else set()  # the same bytes, from anywhere
     left_out = UNSCIENTIFIC | checked
+    if "options.data" in facts:  # a data set of one's own, whose keys are whatever they are
+        left_out = {key for key in left_out if not key.startswith("data.")}
     nothing = {key for key, value in facts.items() if value is None or value is False or LATER.get(key) == value}
     return {k: v for k, v in facts.items() if not (k in nothing or {k, k.split(".")[0]} & left_out)}
 
@@ -332,7 +334,7 @@ def again(words: list[str]) -> list[str]:
     file = words[at].removeprefix("config=")
     typed = {word.lstrip("+").partition("=")[0] for word in words}
     try:
-        text = Path(file).read_text()
+        text = Path(file).expanduser().read_text()
         values = from_yaml(text)
         if values.keys() - {field.name for field in fields(Config)}:
             raise ValueError("Hydra has keys that run code")

@@ -106,6 +106,8 @@ def told_in_one_line(
         if line is None and isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             line, code = f"{where}{error.strerror or error}; the same command continues", 1
+        if line is None and (memory := _memory(error)):
+            line, code = memory, 1
         if line is None:
             raise
         other = os.environ.get("LOCAL_RANK", "0") != "0"
@@ -124,6 +126,18 @@ def _unread() -> bool:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return True
     return False
+
+
+def _memory(error: Exception) -> str | None:
+    """What helps where memory is short, of the process, a GPU or the data workers; None for any other error."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return f"a data worker was killed, as where shared memory is short: data.workers=0 has none ({text[:100]})"
+    short = any(words in text for words in ("out of memory", "can't allocate memory", "not enough memory"))
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and short):
+        less = "recompute=true or a smaller recipe.batch takes less; the same command continues"
+        return f"memory is short; {less} ({text[:100]})"
+    return None
 
 
 def _stop(error: BaseException | None) -> BaseException | None:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -92,7 +93,8 @@ def _module(file: Path, group: str, content: bytes) -> ModuleType:
     module.__dict__.update(__file__=str(file), digest=hashlib.sha256(content).hexdigest()[:8])
     sys.modules[module.__name__] = module  # where dataclasses look
     try:
-        exec(compile(content, file, "exec"), module.__dict__)
+        with patch("sys.path", [str(file.parent), *sys.path]):  # where its own imports may lie
+            exec(compile(content, file, "exec"), module.__dict__)
     except Exception as error:
         last = _last(error, {str(file)})
         line = error.lineno if isinstance(error, SyntaxError) else last.lineno if last else None

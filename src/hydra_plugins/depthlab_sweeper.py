@@ -91,7 +91,8 @@ class DepthlabSweeper(BasicSweeper):
         plans = [plan(*made) for made in composed(loader, self.config, grid)]
         if experiment:
             foresee(choices.experiment, experiment, plans, arguments)
-        if any(planned.config["data"].get("root", "") is None for planned in plans):
+        ours = [planned for planned in plans if "data" not in (planned.config["options"] or {})]
+        if any(planned.config["data"].get("root", "") is None for planned in ours):
             raise Mistake(f"data.root=null: {EXPECTED}")
         pairs = list(zip(plans, grid, strict=True))
         if plans[0].cfg.order.name == "cheapest":
@@ -107,9 +108,7 @@ class DepthlabSweeper(BasicSweeper):
             return []
 
         returns, ended = self._launch(left)
-        failed = {path: job._return_value for path, job in returns.items() if job.status is not JobStatus.COMPLETED}
-        for path, reason in failed.items():
-            log.error(f"{path.name}: failed: {reason}")
+        failed = _tell_failures(returns)
         _tell([planned for planned, _ in jobs.values()], failed)
         if ended:
             log.error(f"hydra/launcher={self.by} gave up; the same command continues: {ended}")
@@ -145,9 +144,18 @@ class DepthlabSweeper(BasicSweeper):
                 except Exception as error:
                     ended = one_line(error)
         if came:
+            _tell_failures(returns)
             log.info(f"stopped; to continue: {typed_again()}")
             raise SystemExit(128 + came[0])
         return returns, ended
+
+
+def _tell_failures(returns: dict[Path, JobReturn]) -> dict[Path, Any]:
+    """Says which runs failed, and why; returns the reasons."""
+    failed = {path: job._return_value for path, job in returns.items() if job.status is not JobStatus.COMPLETED}
+    for path, reason in failed.items():
+        log.error(f"{path.name}: failed: {reason}")
+    return failed
 
 
 def composed(loader: ConfigLoader, sweep: DictConfig, jobs: Iterable[list[str]]) -> Iterator[Composed]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -140,6 +141,9 @@ GOOD |= {"x_test": GOOD["x_train"], "y_test": GOOD["y_train"]}
         ({"y_train": np.array([-1, 1])}, "a whole number from 0 on"),
         ({"y_train": np.array([0, 2])}, "no training image has the label 1"),
         ({"y_test": np.array([0, 2])}, "no training image has the label 2"),
+        ({"y_train": np.array([0, 2**62])}, "no training image has the label 1"),
+        ({"x_train": np.zeros((2, 3, 8, 8), np.uint8)}, r"images of \(2, 3, 8, 8\): channels come last"),
+        ({"x_train": np.zeros((2, 1, 8, 8), np.uint8)}, r"images of \(2, 1, 8, 8\): channels come last"),
         ({"y_test": np.array([None, 2])}, "expected a folder .* or an .npz"),
     ],
 )
@@ -197,3 +201,29 @@ def test_class_by_class_each_class_is_held_out_and_trained_on(tmp_path, kind):
     rows = {tuple(x.flatten().tolist()) for split in labels for x in whole(data, split)[0]}
     assert len(rows) > 130  # hardly two digits are the same, and none is in both parts
     assert whole(whole_set)[1].tolist() == sorted(parts["y_train"].tolist())
+
+
+def test_a_picture_of_sixteen_bits_a_colour_is_no_picture_of_eight(few):
+    """PIL opens it as one of eight and drops the rest."""
+    rows = b"".join(b"\0" + bytes(9 * 6) for _ in range(6))
+    head = b"IHDR" + (9).to_bytes(4) + (6).to_bytes(4) + bytes([16, 2, 0, 0, 0])
+    chunks = [head, b"IDAT" + zlib.compress(rows), b"IEND"]
+    body = b"".join((len(c) - 4).to_bytes(4) + c + zlib.crc32(c).to_bytes(4) for c in chunks)
+    (few / "train" / "class 0" / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    with Image.open(few / "train" / "class 0" / "x.png") as opened:
+        assert opened.mode == "RGB"
+    with pytest.raises(Mistake, match="more than 8 bits a channel"):
+        folder(few)
+
+
+def test_several_pictures_in_one_file_are_not_its_first(few):
+    frames = [Image.new("L", (9, 6), grey) for grey in (0, 99)]
+    frames[0].save(few / "train" / "class 0" / "x.tiff", save_all=True, append_images=frames[1:])
+    with pytest.raises(Mistake, match="2 images in one file"):
+        folder(few)
+
+
+def test_a_link_to_nowhere_is_named(few):
+    (few / "train" / "class 0" / "x.png").symlink_to("nowhere.png")
+    with pytest.raises(Mistake, match=r"x\.png: no such file"):
+        depthlab.data.content(str(few), None)

@@ -55,6 +55,12 @@ def resave(root, change, place="test/masks/2.bmp"):
     changed.save(root / place)
 
 
+def jpeg(root):
+    with Image.open(root / "test/masks/2.bmp") as mask:
+        mask.convert("L").save(root / "test/masks/2.jpg")
+    (root / "test/masks/2.bmp").unlink()
+
+
 def resized(mask):
     return mask.resize((8, 6))
 
@@ -67,6 +73,7 @@ WRONG = [
     (lambda root: resave(root, resized), "test/masks/2.bmp has 6x8 pixels, train/masks/0.bmp 6x9"),
     (lambda root: resave(root, lambda x: x.convert("RGB")), "cannot be decoded (RGB: a mask has one byte a pixel"),
     (lambda root: resave(root, lambda x: x.point([9] * 256)), "no training mask has the value 9, which a test mask"),
+    (lambda root: jpeg(root), "cannot be decoded (JPEG changes values; a mask is a PNG)"),
 ]
 
 

@@ -36,9 +36,10 @@ class Unit(nn.Module):
         self.norm = nn.BatchNorm2d(channels) if normed else nn.Identity()
         self.skip = Gate(channels) if skip else None
         self.last = self.norm if normed else self.conv
+        self.branch = nn.Sequential(self.conv, self.norm)
 
     def forward(self, x):
-        return x + self.norm(self.conv(x))
+        return x + self.branch(x)
 
 
 class Net(nn.Module):
@@ -214,3 +215,10 @@ def test_looks_linear_needs_pairs():
     net.activation = "relu"
     with pytest.raises(Mistake, match="init=looks_linear: pairs channels, and 5 is odd; choose an even width"):
         init.looks_linear(net, zero_last=False)
+
+
+def test_a_branch_that_ends_in_a_relu_cannot_begin_at_zero():
+    net = Net()
+    net.units[0].branch.append(nn.ReLU())
+    with pytest.raises(Mistake, match=r"init\.zero_last=true: a branch that ends in a ReLU and begins at zero never"):
+        fill(net, "kaiming", zero_last=True)

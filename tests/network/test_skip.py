@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+import depthlab
 from conftest import ADDING, presets
 from depthlab.config import bind
 from depthlab.errors import Mistake
@@ -302,3 +303,10 @@ def test_a_place_is_told_only_to_those_that_ask():
     resnet((3, 8, 8), 10, 14, 4, None, *parts, **choices)
     since, changes = [0, 1, 2, 1, 2, 1], [False, False, True, False, True, False]
     assert seen == [Place(14, 6, i + 1, since[i], changes[i]) for i in range(6)]
+
+
+@pytest.mark.parametrize(("shortcut", "variances"), [("B", [1, 2, 3, 4, 2]), ("C", [1, 2, 2, 2, 2])])
+def test_nf_begins_anew_behind_each_projection(shortcut, variances):
+    """A projection sees x / beta, of variance one; alpha = 1 adds one in each unit."""
+    net = depthlab.network(f"data=digits depth=20 width=4 skip=nf skip.alpha=1 norm=none network.shortcut={shortcut}")
+    assert [unit.skip.beta**2 for unit in net.units][:5] == pytest.approx(variances)

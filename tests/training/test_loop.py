@@ -415,3 +415,11 @@ def test_a_last_step_that_breaks_the_network_is_divergence():
     assert math.isfinite(metrics["train_loss"])
     assert not math.isfinite(metrics["test_loss"])
     assert (step, metrics["diverged_at"]) == (1, 1)
+
+
+def test_what_the_schedule_does_not_reach_warms_up_with_the_rest():
+    mine = recipe(warmup=Warmup(rate=0.01, until_error=0.0, share=0.5, from_depth=0), schedule_on="weights")
+    state = fresh(mine)
+    seen = [[group["lr"] for group in state.optimizer.param_groups] for _ in start(state, Data(), mine, 8, splits=())]
+    assert all(rate == 0.01 for rate in seen[0])
+    assert {*seen[-2]} != {0.01}

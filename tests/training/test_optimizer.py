@@ -14,7 +14,7 @@ from depthlab.config import bind
 from depthlab.errors import Mistake
 from depthlab.network.levels import Pixelwise
 from depthlab.training import optimizer
-from depthlab.training.kfac import KFAC, _drawn, factors, inverses
+from depthlab.training.kfac import KFAC, _drawn, _inverse, factors, inverses
 from depthlab.training.recipe import Recipe, Warmup
 
 PRESETS = {name: node.get("optimizer", node) for name, node in presets("recipe/optimizer").items()}
@@ -291,3 +291,14 @@ def test_weights_that_are_made_from_others_take_sgds_steps():
     net = nn.Sequential(standardised(2, 4, (3, 3), 1, False, gain=1.0, eps=1e-4), plain(4, 2, (1, 1), 2, False))
     made = make("kfac", net)
     assert [layer in made.layers for layer in net] == [False, True]
+
+
+def test_a_factor_that_float32_finds_singular_is_inverted_in_float64():
+    draw, found = torch.Generator().manual_seed(0), 0
+    for _ in range(200):
+        v = torch.rand(2, generator=draw)
+        matrix = v.outer(v)  # rounded, it may have an inverse that float32 does not see
+        if torch.linalg.cholesky_ex(matrix).info and not torch.linalg.cholesky_ex(matrix.double()).info:
+            found += 1
+            torch.testing.assert_close(_inverse(matrix).double(), matrix.double().inverse(), rtol=1e-3, atol=0)
+    assert found > 3

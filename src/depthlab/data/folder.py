@@ -69,8 +69,13 @@ def content(root: str | None, expected: str | None) -> str:
     Files are read again only where a name, a size or a time differs from the last call's.
     """
     path = located(root)
-    files = [path] if path.is_file() else [f for split in listed(path).values() for c in split.values() for f in c]
-    found = _digest(path, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    try:
+        files = (
+            [path] if path.is_file() else [f for split in listed(path).values() for c in split.values() for f in c]
+        )
+        found = _digest(path, tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    except OSError as error:
+        raise Mistake(f"data.root={root}: {error.filename}: {(error.strerror or str(error)).lower()}") from None
     if expected not in (None, found):
         raise Mistake(f"data.content={expected}: data.root={root} now holds other images ({found})")
     return found
@@ -152,7 +157,7 @@ def stacked(
 
 def pixels(opened: Any) -> np.ndarray:
     """The bytes (height, width, 1 or 3) of an opened image."""
-    if opened.mode[0] in "IF":
+    if opened.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in opened.tile):
         raise ValueError(f"{opened.mode}: more than 8 bits a channel")
     grey = opened.mode in ("1", "L", "LA")
     image = np.array(opened.convert("L" if grey else "RGB"))
@@ -165,6 +170,8 @@ def _decoded(file: Path, read: Callable[[Any], np.ndarray]) -> np.ndarray:
     kind(str(file))  # too many pixels are told
     try:
         with Image.open(file, formats=FORMATS) as opened:
+            if (frames := getattr(opened, "n_frames", 1)) > 1:
+                raise ValueError(f"{frames} images in one file")
             return read(opened)
     except Exception as error:  # of any kind: each format has its own
         raise Mistake(f"data.root: {file} cannot be decoded ({' '.join(str(error).split())[:200]})") from error
@@ -183,12 +190,15 @@ def _arrays(path: Path) -> list[np.ndarray]:
             raise Mistake(
                 f"data.root={path}: images of {x.dtype} {x.shape}: uint8 or float (n, height, width, channels)"
             )
+        if x.shape[1] == 3 < x.shape[3] or (x.shape[1] == 1 and x.shape[2] == x.shape[3] > 4):
+            raise Mistake(f"data.root={path}: images of {x.shape}: channels come last, (n, height, width, channels)")
         if y.dtype.kind not in "iu" or len(y) != len(x) or y.min() < 0:
             raise Mistake(f"data.root={path}: {len(y)} labels of {y.dtype}: a whole number from 0 on for each image")
         if not np.isfinite(x).all():
             raise Mistake(f"data.root={path}: images hold values that are not finite")
         parts += [x if x.dtype == np.uint8 else x.astype(np.float32), y.astype(np.int64)]
     train, test = set(parts[1].tolist()), set(parts[3].tolist())
-    for label in sorted(set(range(max(train | test) + 1)) - train)[:1]:
-        raise Mistake(f"data.root={path}: no training image has the label {label}")
+    for place, label in enumerate(sorted(train | test)):
+        if place != label or label not in train:
+            raise Mistake(f"data.root={path}: no training image has the label {place}")
     return parts

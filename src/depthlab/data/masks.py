@@ -65,6 +65,8 @@ def masks(
 
 
 def _values(opened: Any) -> np.ndarray:
+    if opened.format == "JPEG":
+        raise ValueError("JPEG changes values; a mask is a PNG")
     if opened.mode not in ("1", "L", "P"):
         raise ValueError(f"{opened.mode}: a mask has one byte a pixel, its class")
     return np.array(opened, dtype=np.uint8)[..., None]

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
-from depthlab.network.silence import silence
+from depthlab.network.silence import check_learns, silence
 from depthlab.network.unit import Unit
 
 CLOSE = 1e-3
@@ -43,7 +43,7 @@ def construct(net: Network, shallow: Network, x: Tensor) -> None:
     between = shallow.stem(x)
     for mine, theirs in zip(net.stages, shallow.stages, strict=True):
         between = theirs(between)
-        variance, mean = torch.var_mean(between, (0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(between, (0, *range(2, between.dim())), correction=0)
         given = dict(enumerate(theirs.children()))
         for place, unit in enumerate(mine.children()):
             if place in given:
@@ -59,11 +59,12 @@ def construct(net: Network, shallow: Network, x: Tensor) -> None:
 def _pass_on(unit: Unit, mean: Tensor, variance: Tensor) -> None:
     """Makes a unit the identity for non-negative x whose channels have these means and variances."""
     if unit.skip is not None:
+        check_learns(unit, "weights")
         silence(unit.last)
         return
     for layer in unit.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.dirac_(layer.weight)
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            (nn.init.dirac_ if layer.weight.dim() > 2 else nn.init.eye_)(layer.weight)
             if layer.bias is not None:
                 layer.bias.zero_()
         elif isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None:

@@ -13,7 +13,10 @@ def compiled(net: Network, backend: str = "inductor") -> None:
     """Compiles each unit of net in place, for the shapes that come; equal units share their code. Weights keep their
     names, results are equal to rounding.
     """
-    torch.compiler.config.recompile_limit = 64  # its 8 is less than the kinds of units in training and evaluation
+    import torch._inductor.config as inductor
+
+    torch.compiler.config.recompile_limit = 4 * len(net.units)  # its 8 is less than the kinds of units, in two modes
+    inductor.fallback_random = True  # dropout draws as it does without
     for unit in net.units:
         unit.compile(backend=backend, dynamic=False)
 

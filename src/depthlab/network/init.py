@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn, no_grad, stack
 
 from depthlab.errors import Mistake
-from depthlab.network.silence import silence
+from depthlab.network.silence import check_learns, silence
 
 # By activation: He et al. 2015b, eq. 10, for the ReLU; torch.nn.init.calculate_gain for most others. A leaky ReLU's
 # is divided by sqrt(1 + slope^2) (He et al. 2015b, eq. 15); a tailored or mirrored one keeps the mean square itself.
@@ -102,8 +102,10 @@ def looks_linear(net: _Net, *, zero_last: bool) -> None:
 
     The first layer has no mirror in its inputs, the last none in its outputs. `activation=mirrored_relu`, the paper's
     concatenated ReLU, keeps the mirror in training, an ordinary ReLU only begins with it. Raises Mistake on an odd
-    number of channels.
+    number of channels, and on networks that label pixels.
     """
+    if getattr(net, "labels", "images") == "pixels":
+        raise Mistake("init=looks_linear: pairs the channels of layers in a row, and networks of pixels have others")
     layers = list(_layers(net))
     half = 0.5 if net.activation == "mirrored_relu" else 1.0  # which takes the pair's difference
     for count in (layer.weight.shape[0] for layer in layers[:-1]):
@@ -132,6 +134,7 @@ def fixup(net: _Net) -> None:
     if not units:
         raise Mistake(f"init=fixup: {ZERO}")
     for unit in units:
+        check_learns(unit, "init=fixup")
         *layers, end = _layers(unit.branch)
         last.append(end)
         for layer in layers:
@@ -191,4 +194,5 @@ def _zero_last(net: _Net, zero_last: bool) -> None:
     if not (units := _skipping(net)):
         raise Mistake(f"init.zero_last=true: {ZERO}")
     for unit in units:
+        check_learns(unit, "init.zero_last=true")
         silence(unit.last)

@@ -90,12 +90,13 @@ def resnet(
             ]
             out = outs[-1]
             join = added(at(skip, place)(out))
-            if join is not None and (shortcut == "C" or (shortcut == "B" and changes)):
+            projected = join is not None and (shortcut == "C" or (shortcut == "B" and changes))
+            if projected:
                 resize = unit.projection(conv(channels, out, 1, stride), norm, place)
             else:
                 resize = ZeroPad(stride, out - channels) if changes else nn.Identity()
             units.append(unit.unit(convs, resize, join, norm, activation, place, first=s == i == 0))
-            channels, place = out, replace(place, since=1 if changes else place.since + 1)
+            channels, place = out, replace(place, since=1 if changes or projected else place.since + 1)
         stages.append(nn.Sequential(*units))
     tail = unit.tail(channels, norm, activation, place).extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
     return Network(stem, stages, tail, nn.Linear(channels, classes), block)

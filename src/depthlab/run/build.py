@@ -97,7 +97,7 @@ def iterations(cfg: Config, images: DataSet) -> int:
     """The length of a run."""
     if cfg.epochs is None:
         return cfg.recipe.iterations or 0
-    return math.ceil(cfg.epochs * images.images / cfg.recipe.batch)
+    return math.ceil(round(cfg.epochs * images.images / cfg.recipe.batch, 6))  # 1.1 is no binary number
 
 
 def loop(

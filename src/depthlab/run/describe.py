@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from depthlab.config import label
+from depthlab.config import CONFIGS, HERE, label
 from depthlab.data.dataset import DataSet
 from depthlab.network.weights import NAMINGS, Start
 from depthlab.run.directory import Record
@@ -224,7 +224,9 @@ def duration(seconds: float) -> str:
 
 @cache  # as of the code that this process has read, and git takes its time
 def _commit() -> str | None:
-    """The project's commit, with a + where files differ from it; None outside a clone."""
+    """The project's commit, with a + where files differ from it; None outside a clone, as where it is installed."""
+    if CONFIGS.parent == HERE:
+        return None
     git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
     try:
         commit = git(["git", "rev-parse", "--short=12", "HEAD"])

@@ -133,7 +133,10 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     options = {group: config.bind(module, values[group], group) for group, module in (MODULES | mine).items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
-    if "content" in values["data"]:  # the images, not where they lie, decide the result
+    ours = "data" not in mine
+    if ours and values["data"]["name"] == "imagenet" and values["data"]["root"]:  # however it is spelled
+        values["data"]["root"] = str(Path(values["data"]["root"]).expanduser().absolute())
+    if ours and "content" in values["data"]:  # the images, not where they lie, decide the result
         values["data"]["content"] = data.content(values["data"]["root"], values["data"]["content"])
     parts = {}
     for part, module in (("schedule", schedule), ("optimizer", optimizer)):
@@ -143,6 +146,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     optimizer.check(name)
     if name == "kfac" and (cfg.devices > 1 or cfg.recompute or cfg.graph or cfg.compile):
         raise Mistake("recipe/optimizer=kfac: looks inside a pass; leave out devices, recompute, graph and compile")
+    if name == "kfac" and values["weight"]["name"] != "plain":
+        raise Mistake(f"recipe/optimizer=kfac: sees plain weights alone; leave out weight={choices['weight']}")
     experiment = choices["experiment"] if values.pop("experiment") else None
     values["folder"] = values["folder"] or experiment or choices["data"]
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}

@@ -163,6 +163,10 @@ class Session(Part):
             self.start.fill(self.net)
         elif twin := self.planned.twin:
             build.from_twin(self.net, twin, self.images, self.where)
+        if saved is None:  # a norm that changes over the run begins at its beginning
+            for name, buffer in self.net.named_buffers():
+                if name.endswith("num_batches_tracked"):
+                    buffer.zero_()
         home.keep(self.records)
         for probe in home.probes():
             home.keep(_before(limit, home.records(probe)), probe)

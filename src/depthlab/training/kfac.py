@@ -138,10 +138,15 @@ def inverses(a: Tensor, g: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """
     tiny = torch.finfo(a.dtype).tiny
     pi = (a.diagonal().mean().clamp(min=tiny) / g.diagonal().mean().clamp(min=tiny)).sqrt()
-    return tuple(  # pyrefly: ignore[bad-return]
-        torch.cholesky_inverse(torch.linalg.cholesky_ex(m + share * damping**0.5 * torch.eye(len(m)).to(m))[0])
-        for m, share in ((a, pi), (g, 1 / pi))
-    )
+    unit = damping**0.5
+    return _inverse(a + pi * unit * torch.eye(len(a)).to(a)), _inverse(g + unit / pi * torch.eye(len(g)).to(g))
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:  # to float32 it has an eigenvalue of zero or less
+        factor = torch.linalg.cholesky_ex(matrix.double())[0].to(matrix)
+    return torch.cholesky_inverse(factor)
 
 
 def _plain(layer: nn.Conv2d | nn.Linear) -> bool:

@@ -189,7 +189,7 @@ def set_rate(
     state.warm = state.warm and still_warm(recipe, depth, state.step, steps, error)
     rate = learning_rate(recipe, schedule, state.step, steps, warm=state.warm)
     for group in state.optimizer.param_groups:
-        group["lr"] = (rate if group.get("scheduled", True) else recipe.rate) * group.get("factor", 1)
+        group["lr"] = (rate if state.warm or group.get("scheduled", True) else recipe.rate) * group.get("factor", 1)
 
 
 def nothing(device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthlab.errors import Mistake
+from depthlab.errors import Mistake, within
 from depthlab.training.kfac import KFAC
 from depthlab.training.recipe import PARTS, Recipe
 
@@ -47,6 +47,7 @@ def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def adamw(net: nn.Module, recipe: Recipe, *, beta1: float, beta2: float, eps: float) -> torch.optim.Optimizer:
     """Adam, and apart from it a decay by rate x decay each step (Loshchilov & Hutter 2019, algorithm 2)."""
     _shares(beta1=beta1, beta2=beta2)
+    within("recipe.optimizer.eps", eps, 0)
     return torch.optim.AdamW(_groups(net, recipe), recipe.rate, (beta1, beta2), eps, fused=True)
 
 
@@ -57,6 +58,7 @@ def muon(net: nn.Module, recipe: Recipe, *, others: float) -> torch.optim.Optimi
     """
     from pytorch_optimizer.optimizer.muon import Muon
 
+    within("recipe.optimizer.others", others, 0)
     *_, last = (p for p in net.parameters() if p.dim() >= PARTS["weights"])
     groups = _groups(net, recipe, lambda p: p.dim() >= PARTS["weights"] and p is not last)
     for group in groups:
