@@ -90,9 +90,10 @@ def main() -> None:
     parser.add_argument("--to", choices=WRITERS, required=True)
     parser.add_argument("--out", type=Path, metavar="FILE", help="usually network.FORMAT in the run's directory")
     parser.add_argument("--options", metavar="FOLDER", help="the run's options of your own")
+    parser.add_argument("--root", metavar="PATH", help="where the run's own images lie now, if they were moved")
     given = parser.parse_args()
     with told_in_one_line():
-        run = depthlab.load(given.run, options=given.options)
+        run = depthlab.load(given.run, options=given.options, root=given.root)
         out = given.out or given.run / f"network{SUFFIXES[given.to]}"
         WRITERS[given.to](run, out)
         print(f"written: {out}")

@@ -121,8 +121,13 @@ def test_ctrl_c_ends_with_130(capsys):
     assert told(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
 
 
+CAUGHT = RuntimeError(
+    "Caught RuntimeError in DataLoader worker process 0. Original Traceback (most recent call last)"
+)
+
+
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), KeyError("x"), ZeroDivisionError(), RuntimeError(), AssertionError()]
+    "error", [ValueError("x"), KeyError("x"), ZeroDivisionError(), RuntimeError(), AssertionError(), CAUGHT]
 )
 def test_a_defect_is_not_hidden(capsys, error):
     with pytest.raises(type(error)) as raised, told_in_one_line():

@@ -497,3 +497,12 @@ def test_a_norm_that_changes_over_the_run_begins_anew_with_weights_from_a_file(c
         v.item() for k, v in torch.load(tuned / "checkpoint.pt", weights_only=True)["net"].items() if "num_b" in k
     }
     assert counts == {2}
+
+
+def test_a_twin_whose_added_layers_could_not_learn_is_refused_before_it_is_trained(command):
+    words = ("data=digits", "data.subset=64", "width=4", "recipe.iterations=2", "depth=14", "weights={depth:8}")
+    outcome = command(*words, "unit=relu_before_addition")
+    assert (outcome.code, outcome.err.startswith("error: weights: a branch that ends in a ReLU")) == (2, True)
+    assert not Path("outputs").exists()
+    for more in (("unit=relu_before_addition", "epochs=0"), ("skip=rezero",)):
+        assert command(*words, *more).code == 0

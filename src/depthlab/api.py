@@ -179,7 +179,7 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1,
     own = {key: value for key, value in usual.items() if key not in HOUSE}
     measure = config.bind(probes, own | settings | {"name": name}, f"probe.{name}")
     try:
-        with untouched(net), torch.enable_grad():
+        with ONE_AT_A_TIME, untouched(net), torch.enable_grad():
             return measure(net, x, y, rate)
     except AttributeError as error:
         if not isinstance(error.obj, nn.Module):

@@ -131,7 +131,7 @@ def _unread() -> bool:
 def _memory(error: Exception) -> str | None:
     """What helps where memory is short, of the process, a GPU or the data workers; None for any other error."""
     text = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+    if isinstance(error, RuntimeError) and "DataLoader worker (pid" in text:
         return f"a data worker was killed, as where shared memory is short: data.workers=0 has none ({text[:100]})"
     short = any(words in text for words in ("out of memory", "can't allocate memory", "not enough memory"))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and short):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+import depthlab
 from conftest import option, presets
+from depthlab.errors import Mistake
 from depthlab.network import norm, weight
 from depthlab.network.silence import silence
 
@@ -27,3 +29,25 @@ def test_it_gives_zeros_and_learns(kind):
     assert learning  # a bias alone would tell no two images apart
     torch.optim.SGD(learning, lr=0.1).step()
     assert layer(x).std() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("unit=relu_before_addition", "a branch that ends in a ReLU"),
+        ("unit=relu_before_addition activation=mirrored_relu", "a branch that ends in a ReLU"),
+        ("skip=rezero", "the skip begins at zero"),
+        ("skip=skipinit", "the skip begins at zero"),
+        ("network=densenet depth=7", "channels beside others"),
+        ("unit=relu_before_addition activation=tanh", ""),
+        ("skip=layerscale", ""),
+        ("unit=preact", ""),
+    ],
+)
+def test_branches_of_zeros_that_never_learn_are_refused(words, said):
+    words = f"data=digits depth=8 width=4 init=kaiming init.zero_last=true {words}"
+    if not said:
+        assert depthlab.network(words)
+        return
+    with pytest.raises(Mistake, match=f"init.zero_last=true: {said}"):
+        depthlab.network(words)

@@ -140,6 +140,7 @@ def test_of_a_diverged_run_an_error_is_100_whatever_it_had_come_to():
     assert diverged.values("train_error") == [100]
     assert diverged.values("test_iou") == [0]
     assert diverged.values("train_loss") == [math.inf]
+    assert diverged.bounds("lesion.worst_error") == ([-math.inf], [math.inf])
 
 
 @pytest.mark.parametrize("side", ["higher", "lower"])
@@ -237,6 +238,20 @@ def test_a_predicted_depth():
     assert crossing({"of": {}, "predicted": bits | {"metric": "p.no"}, "within": 1}, rows).word == "not run"
 
 
+def test_a_number_on_the_level_crosses_it_there():
+    assert (
+        crossing({"of": {}, "equals": 40, "within": 1}, kind((20, 40, 60), [(1.0, 0.5, 0.1)] * 4)).word
+        == "reproduced"
+    )
+
+
+def test_where_a_run_diverged_the_depth_is_not_known():
+    rows = kind((20, 40, 60), SEEDS)
+    for result in rows[1].results:
+        result.summary["status"] = "diverged"
+    assert crossing({"of": {}, "equals": 50, "within": 1}, rows).word == "undecided"
+
+
 LATE, EARLY = [(1.0, 0.9, 0.8)] * 4, [(0.4, 0.3, 0.1)] * 4
 
 
@@ -259,7 +274,7 @@ LATE, EARLY = [(1.0, 0.9, 0.8)] * 4, [(0.4, 0.3, 0.1)] * 4
 def test_a_crossing_beyond_the_depths_that_were_run_is_known_to_lie_there(seeds, claim, expected):
     found = crossing(claim, kind((20, 40, 60), seeds))
     assert found.word == expected
-    assert "of them beyond the depths that were run" in found.because
+    assert " beyond the depths that were run" in found.because
 
 
 def test_pairs_of_the_same_seeds_are_compared_with_each_other():

@@ -328,7 +328,7 @@ def test_a_norm_that_changes_over_the_run_knows_its_length(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     told = set()
     monkeypatch.setattr(
-        norm._Momentum, "correction", lambda self, mean, var, size: told.add(self.steps) or (var.sqrt(), mean)
+        norm._Momentum, "correction", lambda self, mean, var, size: told.add(self.run_length) or (var.sqrt(), mean)
     )
     depthlab.run(f"data=digits data.subset=64 recipe.batch=8 depth=8 width=4 norm=momentum {words}")
     assert told == {steps}

@@ -1,6 +1,7 @@
 """Small images of one's own, held whole on the device: a folder of class folders, or an .npz of arrays."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +47,7 @@ def folder(
         raise Mistake(
             f"data.root={root}: images of {train_x.shape[1:]} to train on, of {test_x.shape[1:]} to test on"
         )
-    if (validation or subset) and (np.diff(train_y) >= 0).all():  # class by class
+    if (validation or subset) and np.count_nonzero(np.diff(train_y)) < len(np.unique(train_y)) > 1:  # class by class
         order = torch.randperm(len(train_y), generator=generator(0)).numpy()
         train_x, train_y = train_x[order], train_y[order]
     return Arrays(
@@ -157,7 +158,7 @@ def stacked(
 
 def pixels(opened: Any) -> np.ndarray:
     """The bytes (height, width, 1 or 3) of an opened image."""
-    if opened.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in opened.tile):
+    if opened.mode[0] in "IF" or any(re.search(r"(?<!BGR);16", str(tile[3])) for tile in opened.tile):
         raise ValueError(f"{opened.mode}: more than 8 bits a channel")
     grey = opened.mode in ("1", "L", "LA")
     image = np.array(opened.convert("L" if grey else "RGB"))
@@ -170,7 +171,7 @@ def _decoded(file: Path, read: Callable[[Any], np.ndarray]) -> np.ndarray:
     kind(str(file))  # too many pixels are told
     try:
         with Image.open(file, formats=FORMATS) as opened:
-            if (frames := getattr(opened, "n_frames", 1)) > 1:
+            if (frames := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":  # a photograph, and a copy
                 raise ValueError(f"{frames} images in one file")
             return read(opened)
     except Exception as error:  # of any kind: each format has its own

@@ -65,7 +65,7 @@ def masks(
 
 
 def _values(opened: Any) -> np.ndarray:
-    if opened.format == "JPEG":
+    if opened.format in ("JPEG", "MPO"):
         raise ValueError("JPEG changes values; a mask is a PNG")
     if opened.mode not in ("1", "L", "P"):
         raise ValueError(f"{opened.mode}: a mask has one byte a pixel, its class")

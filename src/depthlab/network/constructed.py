@@ -10,20 +10,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
-from depthlab.network.silence import check_learns, silence
+from depthlab.network.silence import begins_at_zero, check_learns, silence
 from depthlab.network.unit import Unit
 
 CLOSE = 1e-3
 """How far the two may lie apart, as a share of the largest output: rounding, in every added layer."""
 
 
-def check(net: Network, shallow: Network) -> None:
-    """Raises Mistake where `shallow`'s layers are not the first of each of `net`'s stages. Looks at no value."""
+def check(net: Network, shallow: Network, *, trains: bool = False) -> None:
+    """Raises Mistake where `shallow`'s layers are not the first of each of `net`'s stages, and where the added ones,
+    if the network `trains`, could not learn. Looks at no value.
+    """
     pairs = [(net.stem, shallow.stem), (net.tail, shallow.tail), (net.head, shallow.head)]
     stages = list(zip(net.stages, shallow.stages, strict=False))
     pairs += [(mine[: len(theirs)], theirs) for mine, theirs in stages]  # pyrefly: ignore[bad-index, bad-argument-type]
     if len(net.stages) != len(shallow.stages) or any(_shapes(mine) != _shapes(theirs) for mine, theirs in pairs):
         raise Mistake("weights: its layers are not among this network's; only the depth may differ, and be smaller")
+    for mine, theirs in stages:
+        for unit in [*mine.children()][len([*theirs.children()]) :]:
+            if trains and isinstance(unit, Unit) and unit.skip is not None:
+                check_learns(unit, "weights")
 
 
 @torch.no_grad()
@@ -59,8 +65,8 @@ def construct(net: Network, shallow: Network, x: Tensor) -> None:
 def _pass_on(unit: Unit, mean: Tensor, variance: Tensor) -> None:
     """Makes a unit the identity for non-negative x whose channels have these means and variances."""
     if unit.skip is not None:
-        check_learns(unit, "weights")
-        silence(unit.last)
+        if not begins_at_zero(unit.skip):
+            silence(unit.last)
         return
     for layer in unit.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -301,13 +301,14 @@ class _Momentum(_Corrected):
             _at_least(2, steps=steps)
         if not 0 <= tau < 1:
             raise Mistake(f"norm.tau={tau}: at least 0 and under 1")
-        self.m0, self.tau, self.steps = m0, tau, steps
+        self.m0, self.tau, self.run_length = m0, tau, steps
         self.register_buffer("history_mean", torch.zeros(channels))
         self.register_buffer("history_var", torch.ones(channels))
 
     def correction(self, mean: Tensor, var: Tensor, size: int) -> tuple[Tensor, Tensor]:
         q = min(size / self.m0, 1.0)
-        left = 1 if self.steps is None else (self.steps - self.num_batches_tracked).clamp(min=0) / (self.steps - 1)
+        end = self.run_length
+        left = 1 if end is None else (end - self.num_batches_tracked).clamp(min=0) / (end - 1)
         share = q**left - q
         mixed_mean = share * self.history_mean + (1 - share) * mean
         mixed_var = share * self.history_var + (1 - share) * var

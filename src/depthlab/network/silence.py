@@ -19,11 +19,21 @@ def silence(layer: nn.Module) -> None:
             parameter.zero_()
 
 
+def begins_at_zero(skip: nn.Module) -> bool:
+    """Whether a skip multiplies its branch by learned numbers that are zero, as ReZero's."""
+    return any(not p.is_meta and not p.any() for p in skip.parameters())
+
+
 def check_learns(unit: Any, option: str) -> None:
-    """Raises Mistake where a branch that begins at zero stays there: a ReLU, whose slope at zero is zero, ends it, or
-    stands behind channels that it fills by concatenation.
+    """Raises Mistake where a branch of zeros stays zero: what ends it is flat there, as a ReLU is; or it stands
+    beside other channels, behind which a ReLU is; or its skip multiplies it by zero.
     """
-    if isinstance([*unit.branch.modules()][-1], nn.ReLU):
-        raise Mistake(f"{option}: a branch that ends in a ReLU and begins at zero never learns; leave it out")
+    end, at_zero = [*unit.branch.modules()][-1], torch.zeros(1, 2, 1, 1, device="cpu", requires_grad=True)
+    if not isinstance(end, nn.Conv2d | nn.Linear) and not [*end.parameters()]:
+        (slope,) = torch.autograd.grad(end(at_zero).sum(), at_zero)
+        if not slope.any():
+            raise Mistake(f"{option}: a branch that ends in a ReLU and begins at zero never learns; leave it out")
     if type(unit.skip).__name__ == "concat":
         raise Mistake(f"{option}: channels beside others (skip=concat) that begin at zero never learn; leave it out")
+    if begins_at_zero(unit.skip):
+        raise Mistake(f"{option}: the skip begins at zero, and so must not its branch, or none learns; leave it out")

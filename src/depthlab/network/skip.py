@@ -177,11 +177,12 @@ class nf(nn.Module):
     """y = x + alpha F(x / beta), beta the expected deviation of x (Brock et al. 2021, section 3).
 
     A unit adds alpha^2 to the variance, which is taken as one after the stem; a unit that changes the shape sees
-    x / beta in its shortcut, too, so that the variance starts again at one. That holds for shortcuts by projection,
-    as in the paper (`network.shortcut=B`); zero-padding halves the mean variance there. Until the first of these
-    units it is about a third with `unit=preact`, whose stem ends in a ReLU. F itself keeps the variance if made of
-    standardised convolutions (`weight=standardised`). The authors' code weighs F with a learned number, too, zero at
-    the start (see `skipinit`); the formula has none.
+    x / beta in its shortcut, too, so that the variance starts again at one, as it does in each unit where all project
+    (`network.shortcut=C`). That holds for shortcuts by projection, as in the paper (`network.shortcut=B`);
+    zero-padding halves the mean variance there. Until the first of these units it is about a third with
+    `unit=preact`, whose stem ends in a ReLU. F itself keeps the variance if made of standardised convolutions
+    (`weight=standardised`). The authors' code weighs F with a learned number, too, zero at the start (see
+    `skipinit`); the formula has none.
     """
 
     def __init__(self, channels: int, place: Place = ALONE, *, alpha: float) -> None:

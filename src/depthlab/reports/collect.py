@@ -50,11 +50,11 @@ class Result:
 
     def value(self, metric: str) -> float:
         """A metric of the last epoch, errors in %, or a probe's last number, `probe.key`; nan if it was not measured.
-        Of a diverged run an error is 100 %, an intersection over union 0, anything else infinite.
+        Of a diverged run an error is 100 %, an intersection over union 0, a loss or a probe's number infinite.
         """
-        if self.summary["status"] == "diverged":
-            return {"error": 100.0, "iou": 0.0}.get(metric.rpartition("_")[2], math.inf)
         probe, _, key = metric.rpartition(".")
+        if self.summary["status"] == "diverged":
+            return math.inf if probe else {"error": 100.0, "iou": 0.0}.get(metric.rpartition("_")[2], math.inf)
         looks = self.at_end(probe)
         value = looks[-1].get(key) if looks else None if probe else self.summary["final"].get(metric)
         return math.nan if value is None else value
@@ -105,13 +105,15 @@ class Crossing(Result):
         everywhere.
         """
         low, high = self.bounds(metric)
-        return high if math.isinf(low) else low
+        return low if math.isfinite(low) else high
 
     def bounds(self, metric: str) -> tuple[float, float]:
         """The depth at which it crosses, twice; where it does not, one end: the crossing lies beyond."""
         points = [(result.config["depth"], result.value(metric) - self.level) for result in self.by_depth]
+        if any(math.isinf(value) for _, value in points):
+            return -math.inf, math.inf
         for (shallow, before), (deep, after) in pairwise(points):
-            if before * after < 0:
+            if before * after <= 0 and before != after:
                 depth = shallow + (deep - shallow) * before / (before - after)
                 return depth, depth
         (shallowest, first), (deepest, last) = points[0], points[-1]

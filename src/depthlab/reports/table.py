@@ -81,7 +81,7 @@ class Sheet:
         for result in self.results:
             summary = result.summary
             made_with = summary.get("versions", {}) | {"device": summary.get("device")}
-            made_with |= {"precision": result.config["precision"], "commit": summary.get("git_commit")}
+            made_with |= {"precision": result.config.get("precision"), "commit": summary.get("git_commit")}
             made_with |= {"iterations": str(summary["iterations"])} if summary["status"] == "finished" else {}
             for name, value in made_with.items():
                 found[name].add(str(value or "unknown"))

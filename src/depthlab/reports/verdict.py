@@ -93,7 +93,8 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     seeds = f"{len(a)} pairs" if paired else f"{len(a)} and {len(b)} seeds"
     if (least := 1 / (2 ** len(a) if paired else math.comb(len(a) + len(b), len(a)))) > ALPHA:
         seeds += f", too few to decide anything (p is at least {least:.2g})"
-    return Verdict(text, word, f"{compared}; permutation test, {p}, {seeds}")
+    beyond = _beyond((a_least, a_most), (b_least, b_most)) if "crosses" in claim else ""
+    return Verdict(text, word, f"{compared}; permutation test, {p}, {seeds}{beyond}")
 
 
 def chance(higher: list[float], lower: list[float], *, paired: bool = False) -> float:
@@ -207,7 +208,7 @@ def _less(one: Bounds, two: Bounds) -> Bounds:
 def _beyond(*parts: Bounds) -> str:
     """How many values are not known, as a depth at which no run is."""
     count = sum(low != high for lows, highs in parts for low, high in zip(lows, highs, strict=True))
-    return f", {count} of them beyond the depths that were run" if count else ""
+    return f"; {count} value{'s' * (count > 1)} beyond the depths that were run" if count else ""
 
 
 def _asked(claim: dict[str, Any], rows: list[Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from depthlab import config
 from depthlab.config import Config
@@ -83,7 +84,15 @@ def trained(planned: Plan, net: Network) -> Network:
         raise Mistake(f"{path}: not there; the run's command, with rerun=true, makes it")
     state = State(net, planned.optimizer(net, planned.cfg.recipe))
     checkpoint.load(path, state, digest=config.digest(planned.config))
+    tell(net, state.step)
     return net
+
+
+def tell(net: nn.Module, steps: int) -> None:
+    """Tells norms that change over the run, and wait for it, how long it is."""
+    for module in net.modules():
+        if getattr(module, "run_length", steps) is None:
+            module.run_length = max(2, steps)  # pyrefly: ignore[bad-argument-type]
 
 
 def from_twin(net: Network, twin: Plan, images: DataSet, where: torch.device) -> None:
@@ -112,9 +121,7 @@ def loop(
 ) -> Iterator[Metrics | None]:
     """The loop, from the first process's `state` on; nothing if it says that all is `over`."""
     cfg = planned.cfg
-    for module in state.net.modules():
-        if getattr(module, "steps", steps) is None:  # a norm that waits to be told how long the run is
-            module.steps = max(2, steps)  # pyrefly: ignore[bad-argument-type]
+    tell(state.net, steps)
     if cfg.compile:
         compiled(cast(Network, state.net))
     state.hand_out(ranks)

@@ -161,7 +161,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     with torch.device("meta"):
         net = planned.build((3, 32, 32), 10)
         if twin:
-            constructed.check(net, twin.build((3, 32, 32), 10))
+            constructed.check(net, twin.build((3, 32, 32), 10), trains=cfg.epochs != 0)
     values["block"] = net.block
     planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))
     return planned

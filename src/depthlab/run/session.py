@@ -182,7 +182,7 @@ class Session(Part):
     @property
     def over(self) -> bool:
         """Whether it has made its last evaluation."""
-        return bool(self.records) and (self.records[-1]["step"] == self.steps or "diverged_at" in self.records[-1])
+        return bool(self.records) and (self.records[-1]["step"] >= self.steps or "diverged_at" in self.records[-1])
 
     def shown(self) -> TensorBoard:
         """What TensorBoard shows of it."""

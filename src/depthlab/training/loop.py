@@ -159,7 +159,7 @@ def train(
             yield metrics
             if "diverged_at" in metrics:
                 return
-        if state.step == steps:
+        if state.step >= steps:
             return
 
         images, labels = next(batches)
