@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from test_activations import fully
-from test_inside import made
+from test_inside import dense, made
 from torch.nn import functional
 
 from depthlab.errors import Mistake
@@ -66,3 +66,13 @@ def test_batch_norm_without_shortcuts_explodes_as_in_theory():
 def test_a_size_that_is_no_batch(size):
     with pytest.raises(Mistake, match=r"probe\.gradients\.sizes=.*each from 2 to 8, the images"):
         gradients(made(), torch.randn(8, 3, 8, 8), torch.arange(8), 0.1, sizes=[size])
+
+
+def test_the_layers_of_a_dense_network():
+    """A weight's gradient is autograd's; a unit's input there is all that was concatenated before it."""
+    net, x, y = dense(7).double(), torch.randn(6, 3, 8, 8).double(), torch.arange(6)
+    found = gradients(net, x, y, 0.1, sizes=[])
+    functional.cross_entropy(net.train()(x), y).backward()
+    weights = [layer.weight.grad.norm().item() for _, layer, _ in layers(net)]
+    assert found["weights"] == pytest.approx(weights)
+    assert len(found["unit"]) == len(net.units) + 1  # and behind the last
