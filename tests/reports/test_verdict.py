@@ -245,6 +245,12 @@ def test_a_number_on_the_level_crosses_it_there():
     )
 
 
+def test_one_seed_that_moves_the_other_way_lies_where_the_others_do():
+    """A flat curve far above the level: its noise does not say that it crossed before."""
+    rows = kind((20, 40, 60), [(0.95, 0.9, 0.9)] * 3 + [(0.95, 0.9, 0.96)])
+    assert crossing({"of": {}, "least": 60}, rows).word == "reproduced"
+
+
 def test_where_a_run_diverged_the_depth_is_not_known():
     rows = kind((20, 40, 60), SEEDS)
     for result in rows[1].results:

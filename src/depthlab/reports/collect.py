@@ -98,6 +98,8 @@ class Crossing(Result):
 
     by_depth: list[Result] = field(default_factory=list)
     level: float = 0.0
+    seeds: list[list[Result]] = field(default_factory=list)
+    """The runs by depth of all seeds, this one among them."""
 
     def value(self, metric: str) -> float:
         """The depth, between the two where it first leaves the side on which it begins, on a straight line; where it
@@ -108,7 +110,9 @@ class Crossing(Result):
         return low if math.isfinite(low) else high
 
     def bounds(self, metric: str) -> tuple[float, float]:
-        """The depth at which it crosses, twice; where it does not, one end: the crossing lies beyond."""
+        """The depth at which it crosses, twice; where it does not, one end, beyond which the crossing lies: the
+        deepest if over all seeds it moves towards the level, else the shallowest.
+        """
         points = [(result.config["depth"], result.value(metric) - self.level) for result in self.by_depth]
         if any(math.isinf(value) for _, value in points):
             return -math.inf, math.inf
@@ -116,10 +120,11 @@ class Crossing(Result):
             if before * after <= 0 and before != after:
                 depth = shallow + (deep - shallow) * before / (before - after)
                 return depth, depth
-        (shallowest, first), (deepest, last) = points[0], points[-1]
+        (shallowest, first), (deepest, _) = points[0], points[-1]
         if any(math.isnan(value) for _, value in points):
             return math.nan, math.nan
-        return (deepest, math.inf) if first * (last - first) <= 0 else (-math.inf, shallowest)
+        moves = sum(runs[-1].value(metric) - runs[0].value(metric) for runs in self.seeds)
+        return (deepest, math.inf) if first * moves <= 0 else (-math.inf, shallowest)
 
 
 def crossings(rows: list[Row], level: float) -> list[Row]:
@@ -136,7 +141,7 @@ def crossings(rows: list[Row], level: float) -> list[Row]:
         label = " ".join(word for word in kind[0].label.split(" ") if not word.startswith("depth="))
         whole = [runs for runs in by_seed.values() if len(runs) == len(kind) > 1]
         facts = {k: v for k, v in kind[0].facts.items() if k != "depth"}
-        results = [Crossing(r[0].path, r[0].config, r[0].summary, [], {}, r, level) for r in whole]
+        results = [Crossing(r[0].path, r[0].config, r[0].summary, [], {}, r, level, whole) for r in whole]
         made += [Row(label, facts, list(results))] if results else []
     return made
 
