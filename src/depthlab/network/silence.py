@@ -20,8 +20,9 @@ def silence(layer: nn.Module) -> None:
 
 
 def begins_at_zero(skip: nn.Module) -> bool:
-    """Whether a skip multiplies its branch by learned numbers that are zero, as ReZero's."""
-    return any(not p.is_meta and not p.any() for p in skip.parameters())
+    """Whether a skip multiplies its branch by a learned `alpha` that is zero, as ReZero's."""
+    alpha = dict(skip.named_parameters()).get("alpha")
+    return alpha is not None and not alpha.is_meta and not alpha.any()
 
 
 def check_learns(unit: Any, option: str) -> None:
