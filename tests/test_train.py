@@ -381,7 +381,7 @@ def test_a_run_of_its_config_alone_in_a_folder_of_any_name(command):
 
 def test_weights_from_elsewhere_are_trained_on_with_a_head_for_other_classes(command, monkeypatch):
     short = ("depth=8", "width=4", "recipe.batch=32", "device=cpu", "network.shortcut=B", "norm=layer")
-    assert command("data=synthetic", "data.images=64", *short, "recipe.iterations=3").code == 0
+    assert command("data=synthetic", "data.images=64", "data.test_images=8", *short, "recipe.iterations=3").code == 0
     (run,) = Path("outputs/synthetic").iterdir()
     parts = {"x_train": (64, 6, 6, 3), "x_test": (8, 6, 6, 3)}
     arrays = {name: np.random.default_rng(0).integers(0, 256, shape, np.uint8) for name, shape in parts.items()}

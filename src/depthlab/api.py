@@ -88,23 +88,19 @@ def run(words: Words, *, brief: bool = True) -> Record:
     are afterwards what they were.
     """
     with ONE_AT_A_TIME:
-        return _run(words, brief)
-
-
-def _run(words: Words, brief: bool) -> Record:
-    composed, typed = _composed(words), sys.argv
-    if composed.cfg.experiment:
-        raise Mistake("experiment: is a sweep; start it as a command, and read it with depthlab.runs")
-    sys.argv = ["depthlab.run", words if isinstance(words, str) else shlex.join(words)]
-    try:
-        with _untouched():
-            return start.run(*composed, brief=brief)
-    except SystemExit as stop:
-        if stop.code == 130:
-            raise KeyboardInterrupt("stopped and saved; the same call goes on") from None
-        raise
-    finally:
-        sys.argv = typed
+        composed, typed = _composed(words), sys.argv
+        if composed.cfg.experiment:
+            raise Mistake("experiment: is a sweep; start it as a command, and read it with depthlab.runs")
+        sys.argv = ["depthlab.run", words if isinstance(words, str) else shlex.join(words)]
+        try:
+            with _untouched():
+                return start.run(*composed, brief=brief)
+        except SystemExit as stop:
+            if stop.code == 130:
+                raise KeyboardInterrupt("stopped and saved; the same call goes on") from None
+            raise
+        finally:
+            sys.argv = typed
 
 
 @mistakes()
@@ -216,24 +212,20 @@ def _untouched() -> Iterator[None]:
     these, so that one of them is inside at a time.
     """
     with ONE_AT_A_TIME:
-        yield from _as_before()
-
-
-def _as_before() -> Iterator[None]:
-    benchmark = torch.backends.cudnn.benchmark
-    threads, backends = torch.get_num_threads(), [torch.backends.cuda.matmul]
-    backends.append(torch.backends.cudnn.conv)  # pyrefly: ignore[missing-attribute]
-    precisions = [backend.fp32_precision for backend in backends]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        for backend, precision in zip(backends, precisions, strict=True):
-            backend.fp32_precision = precision
-        torch.backends.cudnn.benchmark = benchmark
-        torch.set_flush_denormal(False)
+        benchmark = torch.backends.cudnn.benchmark
+        threads, backends = torch.get_num_threads(), [torch.backends.cuda.matmul]
+        backends.append(torch.backends.cudnn.conv)  # pyrefly: ignore[missing-attribute]
+        precisions = [backend.fp32_precision for backend in backends]
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        try:
+            with torch.random.fork_rng(devices):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+            for backend, precision in zip(backends, precisions, strict=True):
+                backend.fp32_precision = precision
+            torch.backends.cudnn.benchmark = benchmark
+            torch.set_flush_denormal(False)
 
 
 def _found(folder: Path) -> list[Result | str]:
