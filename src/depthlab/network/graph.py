@@ -15,9 +15,8 @@ def compiled(net: Network, backend: str = "inductor") -> None:
     """
     import torch._inductor.config as inductor
 
-    torch.compiler.config.recompile_limit = max(
-        64, 4 * len(net.units)
-    )  # its 8 is less than the kinds of units, in two modes
+    kinds = 4 * len(net.units)  # at most, in training and evaluation; torch's limit is 8
+    torch.compiler.config.recompile_limit = max(64, kinds)
     inductor.fallback_random = True  # dropout draws as it does without
     for unit in net.units:
         unit.compile(backend=backend, dynamic=False)

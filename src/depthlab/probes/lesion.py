@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from depthlab.errors import Mistake
-from depthlab.machine.memory import together
+from depthlab.machine.memory import at_once
 from depthlab.network.resnet import Network, ZeroPad
 from depthlab.network.skip import concat
 from depthlab.network.unit import Unit
@@ -148,7 +148,7 @@ def kendall_tau(order: Sequence[int]) -> float:
 def error_with(lesion: Lesion, net: Network, x: Tensor, y: Tensor) -> float:
     """Error (%) of the network with a lesion."""
     with replacing(lesion):
-        logits = torch.cat([net(part) for part in x.split(together(x.shape))])
+        logits = torch.cat([net(part) for part in x.split(at_once(x.shape))])
     return 100 * (logits.argmax(1) != y).double().mean().item()
 
 

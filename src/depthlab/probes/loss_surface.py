@@ -9,7 +9,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from depthlab.errors import Mistake
-from depthlab.machine.memory import together
+from depthlab.machine.memory import at_once
 from depthlab.network.resnet import Network
 from depthlab.probes.inside import Values
 
@@ -80,7 +80,7 @@ def evaluated(
     """Mean cross-entropy and error (%) of the network at theta + a delta + b eta."""
     weights = dict(net.named_parameters())
     moved = {name: weights[name] + a * delta[name] + b * eta[name] for name in delta}
-    logits = torch.cat([functional_call(net, moved, (part,)) for part in x.split(together(x.shape))]).double()
+    logits = torch.cat([functional_call(net, moved, (part,)) for part in x.split(at_once(x.shape))]).double()
     return functional.cross_entropy(logits, y).item(), 100 * (logits.argmax(1) != y).double().mean().item()
 
 

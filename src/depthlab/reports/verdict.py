@@ -171,10 +171,10 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         return Verdict(text, "undecided", f"{metric}: {gone} seed{'s' * (gone > 1)} diverged")
     low, high = claim.get("least", -math.inf), claim.get("most", math.inf)
     against = " and ".join(f"at {side} {claim[side]:g}" for side in ("least", "most") if side in claim)
-    one, *_ = rows_found = [row for row in found if row]
-    bounds = one.bounds(metric)
+    there = [row for row in found if row]
+    bounds = there[0].bounds(metric)
     if others:  # seed by seed: no difference makes up for another
-        one, two = _same_seeds(*rows_found)
+        one, two = _same_seeds(*there)
         if not one.results:
             return Verdict(text, "not run", "no seed in common")
         values = [a - b for a, b in zip(one.values(metric), two.values(metric), strict=True)]

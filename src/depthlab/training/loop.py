@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from depthlab.data.dataset import DataSet
 from depthlab.data.task import Task, times, wrong
-from depthlab.machine.memory import together
+from depthlab.machine.memory import at_once
 from depthlab.training.distributed import ALONE, Ranks
 from depthlab.training.recipe import Recipe, Schedule, learning_rate, still_warm
 
@@ -134,7 +134,7 @@ def train(
     """
     batches = data.batches(recipe.batch, seed=seed, start=state.step)
     forward = forward or ranks.parallel(state.net)
-    size = together(data.shape, recipe.batch // ranks.world) * ranks.world
+    size = at_once(data.shape, recipe.batch // ranks.world) * ranks.world
 
     def error() -> float:
         return state.report(ranks).get("train_error", math.nan)
