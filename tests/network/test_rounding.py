@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from depthlab.network.rounding import rounded, rounded_operands
+import depthlab
+from depthlab.network import rounding
+from depthlab.network.rounding import half_precision, rounded, rounded_operands
 
 
 def by_hand(value, bits):
@@ -47,3 +49,38 @@ def test_operands_and_the_gradient_are_rounded_and_nothing_else():
         assert torch.equal(one, two)
     with rounded_operands(23):
         assert torch.equal(functional.linear(torch.ones(1, 2), w[0, 0, :, :2]), w[0, 0, :, :2].sum(1)[None])
+
+
+@pytest.fixture
+def without_instructions(monkeypatch):
+    monkeypatch.setattr(rounding, "_native", lambda dtype: False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_without_instructions_by_hand(without_instructions, dtype):
+    x, w, b = torch.randn(4, 3, 5, 5, requires_grad=True), torch.randn(2, 3, 3, 3, requires_grad=True), torch.randn(2)
+    with half_precision(dtype, "cpu"):
+        y = functional.conv2d(x, w, b)
+    assert y.dtype == dtype
+    g = torch.randn(y.shape).to(dtype)
+    found = torch.autograd.grad(y, [x, w], g)
+    xr, wr = (t.detach().to(dtype).float().requires_grad_() for t in (x, w))
+    expected = functional.conv2d(xr, wr, b.to(dtype).float())
+    assert torch.equal(y, expected.to(dtype))
+    for one, two in zip(found, torch.autograd.grad(expected, [xr, wr], g.float()), strict=True):
+        assert torch.equal(one, two.to(dtype).float())
+
+
+@pytest.mark.parametrize("words", ["norm=batch", "norm=layer", "skip=identity", "network=mlp", "weight=standardised"])
+def test_half_precision_without_instructions_is_torchs_to_rounding(without_instructions, words):
+    torch.manual_seed(0)
+    net = depthlab.network(f"depth=8 skip=none data=digits {words}").train()
+    x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    gradients = []
+    for context in (half_precision(torch.bfloat16, "cpu"), torch.autocast("cpu", torch.bfloat16)):
+        with context:
+            logits = net(x)
+        assert logits.dtype == torch.bfloat16
+        found = torch.autograd.grad(functional.cross_entropy(logits.float(), y), [*net.parameters()])
+        gradients.append(torch.cat([g.flatten() for g in found]))
+    assert functional.cosine_similarity(*gradients, 0) > 0.999

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from depthlab.errors import Mistake
 from depthlab.network import norm, skip, unit
-from depthlab.network.rounding import rounded
+from depthlab.network.rounding import half_precision, rounded
 from depthlab.probes import gradient_precision
 from depthlab.probes.gradient_precision import cosine, gradient
 
@@ -52,7 +52,7 @@ def test_float32_against_brute_force(order, join, norms):
 @pytest.mark.parametrize("form", ["bf16", "fp16"])
 def test_half_formats_are_what_a_run_computes(form):
     net = made(depth=8)
-    with torch.autocast("cpu", torch.bfloat16 if form == "bf16" else torch.float16):
+    with half_precision(torch.bfloat16 if form == "bf16" else torch.float16, "cpu"):
         twin = copy.deepcopy(net).train()
         loss = functional.cross_entropy(twin(X), Y)
     loss.backward()

@@ -1,6 +1,7 @@
-"""Fewer bits than float32 has: what tensor cores do in TF32, on any device."""
+"""Fewer bits than float32 has: TF32 as tensor cores compute, and half precision, on any device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,48 @@ def rounded(x: Tensor, bits: int) -> Tensor:
     return torch.where(x.isfinite(), (((whole + up) >> cut) << cut).view(torch.float32), x)
 
 
+PRODUCTS = (functional.conv2d, functional.linear)
+"""The functions that tensor cores compute, or a CPU's instructions for half precision."""
+
+
+@contextmanager
+def half_precision(dtype: torch.dtype, device: str, *, cache: bool = True) -> Iterator[None]:
+    """Inside, torch's autocast to bfloat16 or float16, with its `cache` of weights, or without.
+
+    On a CPU that has no instructions for the format torch's convolutions take ten times as long in it as in float32.
+    There float32 computes what the instructions would: rounded operands, float32 sums, a rounded result.
+    """
+    with torch.autocast(device, dtype, cache_enabled=cache):
+        if device != "cpu" or _native(dtype):
+            yield
+        else:
+            with _float32_sums(dtype):
+                yield
+
+
+def _native(dtype: torch.dtype) -> bool:
+    """Whether this CPU's convolutions know the format."""
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    return getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
+
+
+class _float32_sums(TorchFunctionMode):
+    """Inside, convolutions and linear maps, forward and back, add in float32 the products of numbers of a type, and
+    give numbers of this type.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in PRODUCTS:
+            return func(*args, **(kwargs or {}))
+        operands = [arg.to(self.dtype).float() if isinstance(arg, Tensor) else arg for arg in args]
+        with torch.autocast("cpu", enabled=False):
+            return func(*operands, **(kwargs or {})).to(self.dtype)
+
+
 class rounded_operands(TorchFunctionMode):
     """Inside, convolutions and linear maps see their input, their weights and the gradient of their output with
     `bits` bits of mantissa, and add in float32: TF32, for 10 bits. All else is float32.
@@ -33,7 +76,7 @@ class rounded_operands(TorchFunctionMode):
         self.bits = bits
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in (functional.conv2d, functional.linear):
+        if func not in PRODUCTS:
             return func(*args, **(kwargs or {}))
         x, weight, *rest = args
         operands = (_Forward.apply(operand, self.bits) for operand in (x, weight))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
-from depthlab.network.rounding import BITS, rounded_operands
+from depthlab.network.rounding import BITS, half_precision, rounded_operands
 from depthlab.probes.covariate_shift import relative
 from depthlab.probes.inside import Values, layers, nonlinearities, recorded
 
@@ -73,7 +73,7 @@ def gradient(
 def _format(form: str, device: torch.device) -> AbstractContextManager:
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if form in half:
-        return torch.autocast(device.type, half[form])
+        return half_precision(half[form], device.type)
     return rounded_operands(BITS.get(form) or int(form)) if form not in ("fp64", "fp32") else nullcontext()
 
 

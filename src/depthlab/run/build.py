@@ -21,7 +21,7 @@ from depthlab.machine.memory import EVALUATION_PIXELS
 from depthlab.network.constructed import construct
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
-from depthlab.network.rounding import BITS, rounded_operands
+from depthlab.network.rounding import BITS, half_precision, rounded_operands
 from depthlab.run.plan import Plan
 from depthlab.training import checkpoint
 from depthlab.training.distributed import ALONE, Ranks
@@ -127,7 +127,9 @@ def loop(
     state.hand_out(ranks)
     ranks.own_chance(cfg.seed, state.step)
     formats: dict[str, Callable[[], AbstractContextManager]] = {}
-    formats["bf16"] = partial(torch.autocast, where.type, torch.bfloat16, cache_enabled=not cfg.graph)
+    formats["bf16"] = partial(half_precision, torch.bfloat16, where.type, cache=not cfg.graph)
+    if cfg.recompute:  # whose second pass sees what is torch's own alone
+        formats["bf16"] = partial(torch.autocast, where.type, torch.bfloat16)
     if where.type == "cpu":  # which has no tensor cores
         formats["tf32"] = partial(rounded_operands, BITS["tf32"])
     training = train(
