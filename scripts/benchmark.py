@@ -248,12 +248,13 @@ def ceilings(where: torch.device) -> dict[str, float]:
     """
     size, images = (2048, 32) if where.type == "cpu" else (8192, 256)
     make = partial(torch.randn, device=where)
-    a, b = make(size, size), make(2**26)
+    a, b, copies = make(size, size), make(2**26), 20 if where.type == "cuda" else 1  # else mostly the launch
+    c = torch.empty_like(b)
     x, w = (make(*shape).to(memory_format=torch.channels_last) for shape in ((images, 256, 32, 32), (256, 256, 3, 3)))
     works = {
         "product": (lambda: a @ a, 2 * size**3),
         "convolution": (lambda: functional.conv2d(x, w, padding=1), 2 * 9 * 256 * x.numel()),
-        "copy": (b.clone, 2 * b.nbytes),
+        "copy": (lambda: [c.copy_(b) for _ in range(copies)], 2 * b.nbytes * copies),
     }
     best = dict.fromkeys(works, 0.0)
     for _ in range(5):
@@ -264,20 +265,34 @@ def ceilings(where: torch.device) -> dict[str, float]:
     return {"gflops": max(best["product"], best["convolution"]), "gigabytes": best["copy"]}
 
 
-def beside(case: str, more: list[str], processes: int, turns: int) -> float:
-    """Images/s of so many runs at once, a thread each: what a sweep gets."""
+READY: list[Any] = []
+"""In a process of `beside`: the barrier at which all wait until all have warmed up."""
+
+
+def beside(case: str, more: list[str], processes: int, seconds: float) -> float:
+    """Images/s of so many runs at once, a thread each, in the same seconds: what a sweep gets."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes) as pool:
-        return sum(pool.map(partial(_alone, case, more), [turns] * processes))
+    barrier = context.Barrier(processes, timeout=300)
+    with context.Pool(processes, _share_barrier, (barrier,)) as pool:
+        return sum(pool.map(partial(_alone, case, more), [seconds] * processes, chunksize=1))
 
 
-def _alone(case: str, more: list[str], turns: int) -> float:
+def _share_barrier(barrier: Any) -> None:
+    READY.append(barrier)
+
+
+def _alone(case: str, more: list[str], seconds: float) -> float:
     made = planned(typed(case, [*more, "threads=1"]))
     where = build.device(made.cfg)
     images = made.images(where)
-    epochs = ours(made, images, where)
+    epochs, seen = ours(made, images, where), 0
     next(epochs)
-    return images.images / statistics.median(next(epochs).all for _ in range(turns))
+    READY[-1].wait()
+    start = time.perf_counter()
+    while (past := time.perf_counter() - start) < seconds:
+        next(epochs)
+        seen += images.images
+    return seen / past
 
 
 def command(case: str, more: list[str]) -> dict[str, float]:
@@ -321,7 +336,7 @@ def measure(
         }
     if case.startswith("digits") and where.type == "cpu":
         alone = images.images / statistics.median(theirs.all for _, theirs in pairs)
-        row["runs_beside_ratio"] = beside(case, more, threads, turns) / alone
+        row["runs_beside_ratio"] = beside(case, more, threads, turns * images.images / alone) / alone
     started = command(case, more)
     return row | {key: started[key] for key in ("first_step_s", "peak_gib")}
 

@@ -1,10 +1,14 @@
 """What is said about a run."""
 
+import platform
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthlab.command.compose import compose
+from depthlab.run import describe
 from depthlab.run.describe import changed, duration, made_with, multiply_adds
 from depthlab.run.plan import plan
 
@@ -52,6 +56,18 @@ def test_what_changed_is_named_and_what_is_unknown_is_not():
     old = now | {"versions": now["versions"] | {"torch": "2.0"}, "git_commit": None}
     words = f"torch 2.0 -> {now['versions']['torch']}"
     assert changed(old, now | {"git_commit": "abc+"}) == f"{words}, commit None -> abc+"
+
+
+def test_a_copy_that_is_not_installed_has_no_version_of_its_own(monkeypatch):
+    def version(name):
+        if name == "depthlab":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    installed = made_with()
+    monkeypatch.setattr(describe, "version", version)
+    assert made_with()["versions"] == {"python": platform.python_version(), "torch": "1"}
+    assert "depthlab" not in changed(installed, made_with())
 
 
 def test_git_is_asked_once(monkeypatch):

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -126,12 +126,6 @@ def loop(
         compiled(cast(Network, state.net))
     state.hand_out(ranks)
     ranks.own_chance(cfg.seed, state.step)
-    formats: dict[str, Callable[[], AbstractContextManager]] = {}
-    formats["bf16"] = partial(half_precision, torch.bfloat16, where.type, cache=not cfg.graph)
-    if cfg.recompute:  # whose second pass sees what is torch's own alone
-        formats["bf16"] = partial(torch.autocast, where.type, torch.bfloat16)
-    if where.type == "cpu":  # which has no tensor cores
-        formats["tf32"] = partial(rounded_operands, BITS["tf32"])
     training = train(
         state,
         share(images, (ranks.rank, ranks.world)),
@@ -141,11 +135,23 @@ def loop(
         steps=steps,
         seed=cfg.seed,
         splits=splits(planned, images),
-        autocast=formats.get(cfg.precision.name, nullcontext),
+        autocast=partial(working_precision, cfg, where),
         ranks=ranks,
         forward=graphed(state.net) if cfg.graph else None,
     )
     return iter(()) if ranks.first_says(over) else training
+
+
+def working_precision(cfg: Config, where: torch.device) -> AbstractContextManager:
+    """Inside, a network computes in the run's precision, so far as its parameters' and `device` do not say so."""
+    match cfg.precision.name:
+        case "bf16" if cfg.recompute or cfg.compile:  # a second pass, a compiler: they see what is torch's own alone
+            return torch.autocast(where.type, torch.bfloat16, cache_enabled=not cfg.graph)
+        case "bf16":
+            return half_precision(torch.bfloat16, where.type, cache=not cfg.graph)
+        case "tf32" if where.type == "cpu":  # which has no tensor cores
+            return rounded_operands(BITS["tf32"])
+    return nullcontext()
 
 
 def splits(planned: Plan, images: DataSet) -> tuple[str, ...]:

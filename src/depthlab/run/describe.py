@@ -4,7 +4,7 @@ import platform
 import subprocess
 from contextlib import suppress
 from functools import cache, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,9 @@ def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: 
 
 def made_with() -> Record:
     """What of the software can change a number: versions, and the project's commit."""
-    versions = {"python": platform.python_version()} | {name: version(name) for name in ("depthlab", "torch")}
+    versions = {"python": platform.python_version(), "torch": version("torch")}
+    with suppress(PackageNotFoundError):  # run from its folder, not installed
+        versions["depthlab"] = version("depthlab")
     return {"versions": versions, "git_commit": _commit()}
 
 
