@@ -3,6 +3,7 @@
 python scripts/experiments.py
 """
 
+import argparse
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ def section(name: str, claim: str, experiment: dict[str, Any], reports: list[She
     sentence = f"{claim[0].upper()}{claim[1:]}{'.' * (claim[-1] != '?')}"
     lines = ["", f"## {experiment['title']}", "", sentence, "", "```"]
     for data, time in experiment["time"].items():
-        lines.append(f"{command}{data:{width}}   # {runs(experiment, data)} runs, {time}")
+        words = f"{data} data.root=FOLDER" if data == "imagenet" else f"{data:{width}}"
+        lines.append(f"{command}{words}   # {runs(experiment, data)} runs, {time}")
     lines += ["```", "", f"Source: {experiment['source']}."]
     for sheet in reports[:1]:
         own = [f for f in sheet.figures if not re.search(r"/(curves|final)-\w+\.svg\)$", f)]
@@ -109,7 +111,9 @@ def sheets(name: str, first: str) -> list[Sheet]:
         for data, text in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", file.read_text(), re.DOTALL | re.MULTILINE):
             figures = re.findall(r"^!\[(.*)\]\((.*)\)$", text, re.MULTILINE)
             figures = [f"![{caption}]({relative(file.parent / path)})" for caption, path in figures]
-            found.append(Sheet(data, file, figures, re.findall(r"^- \*\*(.*?)\*\*: (.*)$", text, re.MULTILINE)))
+            length = file.parents[2].name  # results/cifar10/ITERATIONS/NAME/report
+            label = f"{data}, {int(length):,} iterations" if length.isdigit() else data
+            found.append(Sheet(label, file, figures, re.findall(r"^- \*\*(.*?)\*\*: (.*)$", text, re.MULTILINE)))
     return sorted(found, key=lambda sheet: (sheet.data != first, sheet.file))
 
 
@@ -124,5 +128,6 @@ def anchor(title: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     PAGE.write_text(page())
     print(f"written: {PAGE.relative_to(ROOT)}")

@@ -6,9 +6,9 @@ All lines take turns, several iterations each; the median over the rounds of the
 steps.json in the experiment's folder, where its report finds it.
 """
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +43,17 @@ def seconds(iterations: Iterator[object]) -> float:
 
 def main() -> None:
     """The command."""
-    name, *more = sys.argv[1:] or ["cures"]
-    lines = from_yaml((ROOT / "configs/experiment" / f"{name}.yaml").read_text())["experiment"]["beside"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", default="cures", help="an experiment with lines `beside`")
+    parser.add_argument("words", nargs="*", help="of each run, as for train.py; data=digits depth=56")
+    given = parser.parse_args()
+    name, more = given.name, given.words
+    file = ROOT / "configs/experiment" / f"{name}.yaml"
+    if not file.exists():
+        parser.error(f"{name}: no such experiment")
+    lines = from_yaml(file.read_text())["experiment"].get("beside")
+    if not lines:
+        parser.error(f"{name}: compares no lines beside each other; cures and optimizers do")
     usual = ["recipe.rate=1e-5", *(more or ["data=digits", "depth=56"])]  # a step's time, whatever it learns
     runs = {line: training([*usual, *words.split()]) for line, words in lines.items()}
     taken: dict[str, list[float]] = {line: [] for line in runs}
