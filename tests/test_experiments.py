@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import experiments
 from conftest import ROOT
 from depthlab.command.compose import compose
-from depthlab.config import experiment_rows, swept
+from depthlab.config import experiment_rows, swept, texts
 from depthlab.reports.collect import Result, rows
 from depthlab.reports.verdict import judge
 from depthlab.run.plan import plan
@@ -37,6 +37,13 @@ def grid(name, data):
     return jobs
 
 
+def planned_runs(name, data, *typed):
+    loader = ConfigLoaderImpl(create_config_search_path(str(ROOT / "configs")))
+    sweep, words = loader.load_configuration("train", [], RunMode.MULTIRUN), [f"experiment={name}", f"data={data}"]
+    jobs = [[*words, *(f"{key}={value}" for key, value in job.items()), *typed] for job in grid(name, data)]
+    return [plan(*made) for made in composed(loader, sweep, jobs)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("data", ["digits", "paper"])
 def test_every_run_can_be_built_and_every_claim_selects(name, data):
@@ -50,11 +57,7 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
         if "metric" in claim
     ]
     probes = {m.split(".")[0]: [{n.split(".")[-1]: 1.0 for n in metrics}] for m in metrics if "." in m}
-    loader = ConfigLoaderImpl(create_config_search_path(str(ROOT / "configs")))
-    sweep, words = loader.load_configuration("train", [], RunMode.MULTIRUN), [f"experiment={name}", f"data={data}"]
-    jobs = [[*words, *(f"{key}={value}" for key, value in job.items())] for job in grid(name, data)]
-    for made in composed(loader, sweep, jobs):
-        planned = plan(*made)
+    for planned in planned_runs(name, data):
         assert planned.run.path.parent == Path("outputs") / name
         assert {*probes} <= {probe.name for probe in planned.probes}
         plans.append(planned)
@@ -64,11 +67,18 @@ def test_every_run_can_be_built_and_every_claim_selects(name, data):
             results.append(Result(planned.run.path, planned.config | {"seed": seed}, summary, [{"step": 1}], probes))
     foresee(name, OmegaConf.to_container(experiment), plans, [])  # all claims are about what some run will be
     made = rows(results)
-    assert len(made) == len(jobs)
+    assert len(made) == len(plans)
     assert len({row.label for row in made}) == len(made)
     for verdict in judge(experiment, made):
         if data != "digits" and name not in FEWER:
             assert verdict.word != "not run", verdict
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "published_at" in texts("experiment")[name]])
+def test_epochs_may_be_typed_in_place_of_iterations(name):
+    data = SCALE.get(name, "digits")
+    experiment = OmegaConf.to_container(compose([f"experiment={name}"]).cfg.experiment)
+    foresee(name, experiment, planned_runs(name, data, "epochs=1"), ["epochs=1"])
 
 
 def choices(name, key, data="cifar10"):

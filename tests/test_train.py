@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 
@@ -107,6 +108,7 @@ MISTAKES = {
     "data.validation=1437": "data.validation=1437",
     "data=imagenet depth=18": "data.root",
     "data=cifar10 data.source=/nowhere": "/nowhere",
+    "config=/": "no such file",
     "output_dir=/proc/outputs": "output_dir: cannot write /proc/outputs",
     "depth": "not of the form option=value",
     "-m depth=8,21": "depth=21",
@@ -291,6 +293,13 @@ def test_what_is_typed_beside_a_config_yaml_goes_before(command):
     (run,) = Path("outputs/digits").iterdir()
     assert command("-m", f"config={run}/config.yaml", "seed=1,2").code == 0
     assert command(f"config={run}/config.yaml", "skip=identity").code == 0
+    assert command(f"config={run}", "recipe/schedule=cosine", "output_dir=other").code == 0
+    assert command(f"config={run}", "recipe/optimizer=adamw", "output_dir=other").code == 0
+    other = [yaml.safe_load(path.read_text())["recipe"] for path in Path("other/digits").glob("*/config.yaml")]
+    assert {(recipe["schedule"]["name"], recipe["optimizer"]["name"]) for recipe in other} == {
+        ("cosine", "sgd"),
+        ("one_cycle", "adamw"),
+    }
     assert sorted(path.name.rpartition("-")[0] for path in Path("outputs/digits").iterdir()) == [
         "resnet8-identity-batch-s0",
         *(f"resnet8-scaled_0.7_1-batch-s{seed}" for seed in range(3)),

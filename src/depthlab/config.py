@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from enum import Enum
 from functools import cache, partial
@@ -332,7 +332,9 @@ def again(words: list[str]) -> list[str]:
     if at is None:
         return words
     file = words[at].removeprefix("config=")
-    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    if Path(file).is_dir():  # of a run
+        file = str(Path(file) / "config.yaml")
+    typed = {word.lstrip("+").partition("=")[0].replace("/", ".") for word in words}
     try:
         text = Path(file).expanduser().read_text()
         values = from_yaml(text)
@@ -352,8 +354,14 @@ def again(words: list[str]) -> list[str]:
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
     if own and "options" not in typed:
         raise Mistake(f"config={file}: was made with a {' and a '.join(own)} of one's own; add options=FOLDER")
-    composed = [word for key, word in words_of.items() if not {key, re.split("[./]", key)[0]} & typed]
+    composed = [word for key, word in words_of.items() if not {*_above(key)} & typed]
     return [*words[:at], *composed, *words[at + 1 :]]
+
+
+def _above(key: str) -> Iterator[str]:
+    """A key, and all groups that it stands in: recipe.schedule.name, recipe.schedule, recipe; groups by dots, too."""
+    parts = re.split("[./]", key)
+    return (".".join(parts[:count]) for count in range(len(parts), 0, -1))
 
 
 def _quoted(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 # What other programs call them.
 ALIASES = {"lr": "recipe.rate", "learning_rate": "recipe.rate", "batch_size": "recipe.batch", "batch": "recipe.batch"}
 ALIASES |= {"weight_decay": "recipe.decay", "momentum": "recipe.momentum", "dataset": "data", "lambda": "skip.scale"}
+ALIASES |= {"optimizer": "recipe/optimizer", "schedule": "recipe/schedule"}
 
 # What OmegaConf calls values, and what a person does.
 KINDS = {"converted to Integer": "a whole number", "converted to Float": "a number", "valid bool": "true or false"}

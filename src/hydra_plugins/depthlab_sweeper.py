@@ -27,7 +27,19 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from depthlab.command.compose import Composed, without_hydra
-from depthlab.config import FOLDERS, GROUPS, Config, experiment_rows, identity, installed, keys, owners, typed_again
+from depthlab.config import (
+    FOLDERS,
+    GROUPS,
+    Config,
+    experiment_rows,
+    flat,
+    identity,
+    installed,
+    keys,
+    owners,
+    swept,
+    typed_again,
+)
 from depthlab.errors import Mistake
 from depthlab.experiment import check
 from depthlab.machine.processes import Job, handing_on, one_line
@@ -61,6 +73,13 @@ class DepthlabSweeper(BasicSweeper):
         if find_spec(package) is None:
             raise Mistake(f"hydra/launcher={self.by}: not installed; pip install -e '.{EXTRAS.get(self.by, '')}'")
 
+        launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+        jobs = launcher.get("n_jobs", 1)
+        if not (str(jobs).startswith("${") or (isinstance(jobs, int) and jobs)):
+            raise Mistake(f"hydra.launcher.n_jobs={jobs}: how many runs at once, a whole number from 1 on")
+        if self.max_batch_size is not None and not (isinstance(self.max_batch_size, int) and self.max_batch_size > 0):
+            raise Mistake(f"hydra.sweeper.max_batch_size={self.max_batch_size}: a whole number from 1 on, or null")
+
     def sweep(self, arguments: list[str]) -> Any:
         """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
         exits with 1 if any run failed.
@@ -84,17 +103,23 @@ class DepthlabSweeper(BasicSweeper):
         experiment: Any = OmegaConf.to_container(self.config.experiment or OmegaConf.create(), resolve=True)
         if experiment:
             check(choices.experiment, experiment)
-        rows = experiment_rows(experiment, choices.data)
-        sweeps = [parser.parse_overrides([*row, *self._parse_config(), *arguments]) for row in rows]
+        sweeps = [
+            parser.parse_overrides([*row, *self._parse_config(), *typed])
+            for data, typed in _by_data(arguments, choices.data).items()
+            for row in experiment_rows(experiment, data)
+        ]
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
         grid = _fitting(grid, choices, experiment=bool(experiment))
         plans = [plan(*made) for made in composed(loader, self.config, grid)]
         if experiment:
-            foresee(choices.experiment, experiment, plans, arguments)
+            for data in dict.fromkeys(planned.choices["data"] for planned in plans):
+                there = [planned for planned in plans if planned.choices["data"] == data]
+                foresee(choices.experiment, experiment, there, arguments)
         ours = [planned for planned in plans if "data" not in (planned.config["options"] or {})]
         if any(planned.config["data"].get("root", "") is None for planned in ours):
             raise Mistake(f"data.root=null: {EXPECTED}")
         pairs = list(zip(plans, grid, strict=True))
+        _distinct(plans)
         if plans[0].cfg.order.name == "cheapest":
             pairs.sort(key=_ranks(plans))
         jobs = {planned.run.path: (planned, job) for planned, job in pairs}
@@ -204,8 +229,36 @@ def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, in
     ranks: dict[str, tuple[float, int]] = {}
     for place, planned in enumerate(plans):
         if (key := row(planned)) not in ranks:
-            ranks[key] = multiply_adds(planned, (3, 32, 32), 10) * _images(planned.cfg), place
+            side = planned.config["data"].get("size") or 32
+            ranks[key] = multiply_adds(planned, (3, side, side), 10) * _images(planned.cfg), place
     return lambda pair: ranks[row(pair[0])]
+
+
+def _by_data(arguments: list[str], usual: str) -> dict[str, list[str]]:
+    """What is typed, for each data set that is typed: an experiment has rows of its own for each. Raises Mistake
+    where several experiments are typed.
+    """
+    typed = {word.partition("=")[0]: word for word in arguments}
+    if len(swept(typed.get("experiment", ""))) > 1:
+        raise Mistake(f"{typed['experiment']}: one experiment a command")
+    if "experiment" not in typed or "data" not in typed or "(" in typed["data"]:
+        return {usual: arguments}
+    others = [word for word in arguments if word.partition("=")[0] != "data"]
+    return {data: [f"data={data}", *others] for data in swept(typed["data"])}
+
+
+def _distinct(plans: "list[Plan]") -> None:
+    """Raises Mistake where two different runs would have one name, as what tells them apart is no part of it."""
+    seen: dict[Path, Plan] = {}
+    for planned in plans:
+        one, other = (flat(p.config) for p in (seen.setdefault(planned.run.path, planned), planned))
+        for key in other:
+            if one.get(key) != other[key]:
+                group = key.partition(".")[0]
+                more = "; several in one run: 'probe=[A,B]'" if group == "probe" else "; a command each"
+                raise Mistake(
+                    f"{group if group == 'probe' else key}: no part of a run's name, so not to be swept{more}"
+                )
 
 
 def _images(cfg: Config) -> float:

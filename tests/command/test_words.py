@@ -42,13 +42,18 @@ def test_a_home_folder_is_meant(key, monkeypatch):
         assert "/home/me/there" in readable([typed])[0]
 
 
-@pytest.mark.parametrize("folder", ["a=b", "runs (new)", "my runs", "it's", "$HOME", "ä ö"])
+@pytest.mark.parametrize("folder", ["a=b", "a,b", "runs (new)", "my runs", "it's", "$HOME", "ä ö"])
 def test_a_folder_of_any_name_and_commands_that_can_be_copied(command, folder):
     outcome = command(*SHORT, f"output_dir={folder}")
     assert (outcome.code, outcome.err) == (0, "")
     assert len(runs(folder)) == 1
     (said,) = (line for line in outcome.out.splitlines() if line.startswith("tensorboard --logdir "))
     assert shlex.split(said) == ["tensorboard", "--logdir", folder]
+
+
+def test_a_home_folder_is_meant_behind_an_equals_sign_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert readable(["--config-dir=~/mine"]) == ["--config-dir=/home/me/mine"]
 
 
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"RANK": "0"}, {"WORLD_SIZE": "two", "RANK": "0"}])
@@ -58,7 +63,9 @@ def test_what_a_launcher_left_in_the_environment_is_not_a_launcher(command, monk
     assert command(*SHORT).code == 0
 
 
-@pytest.mark.parametrize("flags", [("--resolve",), ("-sc",), ("-cn", "other"), ("-cp", "there")])
+@pytest.mark.parametrize(
+    "flags", [("--resolve",), ("-sc",), ("-cn", "other"), ("-cp", "there"), ("-sc", "query=bash"), ("-p", "skip")]
+)
 def test_a_flag_that_says_nothing_alone(command, flags):
     outcome = command(*flags)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
@@ -74,6 +81,7 @@ def test_a_flag_that_says_nothing_alone(command, flags):
         ("depth=20.0,56", "depth=20,56"),
         ("recipe.rate=1e3", "recipe.rate=1e3"),
         ("depth=20.5", "depth=20.5"),
+        ("recipe.iterations=64,000", "recipe.iterations=64000"),
     ],
 )
 def test_a_whole_number_is_meant(typed, meant):
@@ -98,6 +106,19 @@ def test_a_whole_number_is_meant(typed, meant):
         (["+probe.nothing.every=1"], "probe"),
         (["norm@there=batch"], "norm@there"),
         (["-m", "hydra.sweeper.params=5", "seed=0,1"], "hydra.sweeper.params=5"),
+        (["-m", "hydra.sweeper.max_batch_size=x", "seed=0,1"], "max_batch_size=x: a whole number from 1 on"),
+        (["-m", "hydra.launcher.n_jobs=two", "seed=0,1"], "n_jobs=two: how many runs at once"),
+        (["-m", "hydra.launcher.n_jobs=0", "seed=0,1"], "n_jobs=0: how many runs at once"),
+        (["depth=???"], "depth=???: a value is missing"),
+        (["skip=none,"], "skip=none,: a value is missing"),
+        (["-m", "skip=none,,identity"], "a value is missing"),
+        (["output_dir="], "output_dir=: expected a file or folder"),
+        (["output_dir=~nobody_here/runs"], "~nobody_here is nobody's home"),
+        (["optimizer=adamw"], "did you mean recipe/optimizer?"),
+        (["--experimental-rerun", "x"], "config=RUN/config.yaml makes a run again"),
+        (["-m", "probe=[gradients],[activations]"], "several in one run: 'probe=[A,B]'"),
+        (["-m", "threads=1,2"], "threads: no part of a run's name, so not to be swept; a command each"),
+        (["experiment=degradation,lambda"], "experiment=degradation,lambda: one experiment a command"),
     ],
 )
 def test_hydras_inner_words_do_not_reach_a_person(command, words, said):

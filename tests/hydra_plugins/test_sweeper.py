@@ -95,6 +95,20 @@ def test_the_cheapest_rows_go_first_when_asked(command):
     assert order("order=cheapest") == [(row, seed) for row in rows[2:] + rows[:2] for seed in ("s0", "s1")]
 
 
+def test_the_cheapest_go_first_also_where_small_images_would_not_do(command):
+    words = ("network=unet_original", "depth=23", "data=nuclei", "data.size=128", "width=2", "epochs=0")
+    assert command("-m", "order=cheapest", *words).code == 0
+
+
+def test_an_experiment_on_several_data_sets_has_the_rows_of_each(command):
+    words = ("experiment=degradation", "seed=0", "epochs=0")
+    assert command(*words, "data=digits,mnist1d").code == 0
+    both = {path.name for path in Path("outputs/degradation").iterdir()}
+    for data in ("digits", "mnist1d"):
+        assert command(*words, f"data={data}", f"output_dir={data}").code == 0
+    assert both == {path.name for data in ("digits", "mnist1d") for path in Path(data, "degradation").iterdir()}
+
+
 def test_longer_runs_are_dearer(command):
     said = command(
         *("-m", "recipe.iterations=3,2,1", "depth=8", "data=digits", "width=4", "order=cheapest", "output_dir=runs")

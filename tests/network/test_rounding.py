@@ -7,8 +7,10 @@ import torch
 from torch.nn import functional
 
 import depthlab
+from depthlab.command.compose import compose
 from depthlab.network import rounding
 from depthlab.network.rounding import half_precision, rounded, rounded_operands
+from depthlab.run import build
 
 
 def by_hand(value, bits):
@@ -84,3 +86,28 @@ def test_half_precision_without_instructions_is_torchs_to_rounding(without_instr
         found = torch.autograd.grad(functional.cross_entropy(logits.float(), y), [*net.parameters()])
         gradients.append(torch.cat([g.flatten() for g in found]))
     assert functional.cosine_similarity(*gradients, 0) > 0.999
+
+
+@pytest.mark.parametrize("context", [lambda: half_precision(torch.bfloat16, "cpu"), lambda: rounded_operands(10)])
+@pytest.mark.parametrize("given", ["input", "weight", "bias"])
+def test_operands_are_rounded_also_where_they_are_given_by_name(without_instructions, context, given):
+    named = {"input": torch.randn(4, 3, 5, 5), "weight": torch.randn(2, 3, 3, 3), "bias": torch.randn(2)}
+    at = ["input", "weight", "bias"].index(given)
+    with context():
+        usual = functional.conv2d(*named.values(), padding=1)
+        other = functional.conv2d(*[*named.values()][:at], **dict([*named.items()][at:]), padding=1)
+    assert torch.equal(usual, other)
+
+
+def test_a_compiled_network_has_torchs_own_bf16(without_instructions):
+    """A compiler leaves out casts to a format and back."""
+    x, w = torch.randn(4, 3, 5, 5), torch.randn(2, 3, 3, 3)
+    seen = {}
+    for words in ("", "compile=true", "recompute=true"):
+        cfg = compose(["data=digits", "precision=bf16", *words.split()]).cfg
+        with build.working_precision(cfg, torch.device("cpu")):
+            seen[words] = functional.conv2d(x, w)
+    with torch.autocast("cpu", torch.bfloat16):
+        own = functional.conv2d(x, w)
+    assert torch.equal(seen["compile=true"], own)
+    assert torch.equal(seen["recompute=true"], own)

@@ -1,6 +1,7 @@
 """Figures of what probes measured: what is drawn, and theory beside it."""
 
 import json
+import shutil
 
 import pytest
 from made import run
@@ -222,3 +223,43 @@ def test_numbers_over_depth_with_the_depth_that_is_predicted(tmp_path):
     assert [*plotted["TF32"].get_ydata()] == [0.75, 0.5, 0.25]
     assert [*plotted["TF32: predicted"].get_xdata()] == pytest.approx([40, 40])
     assert "other: predicted" not in plotted
+
+
+def test_a_number_that_is_not_known_has_no_figure_and_takes_none_from_others(tmp_path):
+    figure = {"title": "t", "y": "inside.factor"}
+    run(tmp_path, depth=20, probes={"inside": [{"factor": None}] * 3})
+    assert having(figure, made(tmp_path)) == []
+    run(tmp_path, depth=56, probes={"inside": [{"factor": 1.2}] * 3})
+    (shown,) = having(figure, made(tmp_path))
+    assert shown.facts["depth"] == 56
+    assert len(drawn(figure, [shown]).axes) == 1
+
+
+def test_theory_begins_at_a_place_that_is_there(tmp_path):
+    run(tmp_path, depth=20, probes={"inside": looks(20, 0)})
+    for at, count in ((3, 1), (4, 0)):  # of four sizes
+        figure = {"title": "t", "y": "inside.sizes", "theory": [{"of": {}, "factor": 2, "at": at}]}
+        (ax,) = drawn(figure, made(tmp_path)).axes
+        assert len(lines(ax, dashed=True)) == count
+
+
+def test_over_one_depth_there_is_nothing_to_draw(tmp_path):
+    run(tmp_path, depth=20, probes={"p": [{"cosine": 0.5}] * 3})
+    assert having({"title": "t", "y": "p.cosine", "lines": {"TF32": {"y": "p.cosine"}}}, made(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "value", [[[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0]], [{"a": 1}, {"a": 2}], [[1.0], [2.0]], [1.0, [2.0]]]
+)
+def test_a_sketch_leaves_out_what_it_cannot_draw(value):
+    assert sketch({"odd": value}) is None
+    shown = sketch({"odd": value, "plain": [1.0, 2.0]})
+    assert {ax.get_title() for ax in shown.axes if ax.get_visible()} == {"plain"}
+
+
+def test_a_copy_of_a_run_is_no_other_seed(tmp_path):
+    first = run(tmp_path, depth=20)
+    shutil.copytree(first, tmp_path / "copied")
+    found, _, broken = load(tmp_path)
+    assert len(found) == 1
+    assert broken == [f"{first.name}: the same run as copied"]

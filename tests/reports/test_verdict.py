@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import ttest_1samp
 
-from depthlab.reports.collect import Result, Row
+from depthlab.reports.collect import Result, Row, crossings
 from depthlab.reports.verdict import chance, judge, select, told
 
 
@@ -290,3 +290,18 @@ def test_pairs_of_the_same_seeds_are_compared_with_each_other():
     (alone,), (pairs,) = (judge({"claims": [claim | {"paired": paired}]}, rows) for paired in (False, True))
     assert (alone.word, pairs.word) == ("undecided", "reproduced")
     assert "p = 0.0312, 5 pairs" in pairs.because  # 1 / 2^5
+
+
+def test_a_depth_is_not_known_where_a_number_in_between_was_not_measured():
+    rows = kind((20, 40, 60, 80), [(1.0, math.nan, 0.9, 0.1)] * 4)
+    assert crossing({"of": {}, "equals": 75, "within": 5}, rows).word == "not run"
+    away = kind((20, 40, 60), [*[(1.0, 0.9, 0.8)] * 3, (1.0, 0.9, math.nan)])
+    assert crossings(away, 0.5)[0].results[0].bounds("p.cosine") == (60, math.inf)  # as the others move
+
+
+def test_of_a_grid_the_best_is_not_one_that_most_seeds_did_not_survive():
+    lost, kept = row([0.1, None, None], "test_loss", rate=0.1), row([0.2, 0.2, 0.2], "test_loss", rate=0.01)
+    assert select([lost, kept], {"best": "test_loss"}) is kept
+    claim = {"claim": "it is worse", "metric": "test_loss", "higher": {"rate": 0.1}, "lower": {"rate": 0.01}}
+    (verdict,) = judge({"claims": [claim]}, [lost, kept])
+    assert verdict.because.endswith("3 and 3 seeds; of 2 that diverged it is not known")

@@ -64,6 +64,12 @@ def checked_flags() -> Namespace:
         raise Mistake(
             '-sc: goes with install=bash, uninstall=bash or query=bash, as in eval "$(... -sc install=bash)"'
         )
+    if flags.shell_completion and "COMP_LINE" not in os.environ and any("query=" in word for word in flags.overrides):
+        raise Mistake('-sc query=...: asked by the shell itself, after eval "$(... -sc install=bash)"')
+    if flags.package and not flags.cfg:
+        raise Mistake(f"-p {flags.package}: goes with -c job, which shows that part of the config")
+    if flags.experimental_rerun:
+        raise Mistake("--experimental-rerun: not depthlab's; config=RUN/config.yaml makes a run again")
     if flags.config_name or flags.config_path:
         raise Mistake("-cn, -cp: the configs are depthlab's; --config-dir FOLDER adds yours to them")
     for word in rest:

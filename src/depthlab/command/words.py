@@ -29,7 +29,7 @@ def readable(words: list[str]) -> list[str]:
     """The words of a command, made such that Hydra reads them as they are meant. Raises Mistake where it cannot."""
     words = again(words)
     sweep = sweeps(words)
-    return [word if word.startswith("-") else _readable(word, sweep) for word in words]
+    return [_flag(word) if word.startswith("-") else _readable(word, sweep) for word in words]
 
 
 def sweeps(words: Sequence[str]) -> bool:
@@ -53,6 +53,11 @@ def meant(words: Sequence[str], key: str) -> str | None:
     return value if value is None or isinstance(value, str) else given[-1].partition("=")[2]
 
 
+def _flag(word: str) -> str:
+    key, given, value = word.partition("=")  # a shell expands ~ where it begins a word
+    return f"{key}={os.path.expanduser(value)}" if given and key == "--config-dir" else word
+
+
 def _readable(word: str, sweep: bool) -> str:
     if word.startswith("~"):
         raise Mistake(f"{word}: nothing is taken away; give another value, as in skip=none or epochs=null")
@@ -64,10 +69,16 @@ def _readable(word: str, sweep: bool) -> str:
     if key in PATHS:
         quote = value[:1] if value[:1] in ("'", '"') and value[1:].endswith(value[:1]) else ""
         bare = os.path.expanduser(value[1:-1] if quote else value)
+        if bare in ("", "???"):
+            raise Mistake(f"{word}: expected a file or folder")
+        if bare.startswith("~"):
+            raise Mistake(f"{word}: {bare.partition('/')[0]} is nobody's home; a folder of this name is ./{bare}")
         word = f"{key}={quote}{bare}{quote}"
-        if _parsed(word) is None:
+        if _parsed(word) is None or (not sweep and not quote and several(word)):
             word = f"{key}={QuotedString(bare, Quote.double).with_quotes()}"
     elif key in WHOLE:
+        if not sweep and re.fullmatch(r"\d{1,3}(,\d{3})+", value):  # 64,000
+            value = value.replace(",", "")
         word = f"{key}={NUMBER.sub(_whole, value)}"
     _check(key, word)
     if sweep and re.match(rf"({'|'.join(GROUPS)})\.", key):
@@ -78,6 +89,8 @@ def _readable(word: str, sweep: bool) -> str:
 def _check(key: str, word: str) -> None:
     """Raises Mistake on what Hydra would refuse in its own words."""
     parsed = _parsed(word)
+    if word.endswith("=???") or (parsed is None and re.search(r"=,|,\s*(,|$)", word)):
+        raise Mistake(f"{word}: a value is missing")
     if parsed is None:
         quoted = f"; other signs than letters and digits are quoted twice, as in '{key}=\"...\"'"
         plain = re.fullmatch(r"[\w./+]+", key) is not None

@@ -34,6 +34,7 @@ def half_precision(dtype: torch.dtype, device: str, *, cache: bool = True) -> It
 
     On a CPU that has no instructions for the format torch's convolutions take ten times as long in it as in float32.
     There float32 computes what the instructions would: rounded operands, float32 sums, a rounded result.
+    Not for compiled code, which leaves out casts to a format and back.
     """
     with torch.autocast(device, dtype, cache_enabled=cache):
         if device != "cpu" or _native(dtype):
@@ -46,7 +47,7 @@ def half_precision(dtype: torch.dtype, device: str, *, cache: bool = True) -> It
 def _native(dtype: torch.dtype) -> bool:
     """Whether this CPU's convolutions know the format."""
     name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-    return getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
+    return torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
 
 
 class _float32_sums(TorchFunctionMode):
@@ -61,9 +62,16 @@ class _float32_sums(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in PRODUCTS:
             return func(*args, **(kwargs or {}))
-        operands = [arg.to(self.dtype).float() if isinstance(arg, Tensor) else arg for arg in args]
+        operands, more = _operands(args, kwargs)
+        rounded = [arg.to(self.dtype).float() if isinstance(arg, Tensor) else arg for arg in operands]
         with torch.autocast("cpu", enabled=False):
-            return func(*operands, **(kwargs or {})).to(self.dtype)
+            return func(*rounded, **more).to(self.dtype)
+
+
+def _operands(args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """What a product is called with, its tensors in their places, also where they were given by name."""
+    more = dict(kwargs or {})
+    return [*args, *(more.pop(name, None) for name in ("input", "weight", "bias")[len(args) :])], more
 
 
 class rounded_operands(TorchFunctionMode):
@@ -78,9 +86,9 @@ class rounded_operands(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in PRODUCTS:
             return func(*args, **(kwargs or {}))
-        x, weight, *rest = args
+        (x, weight, *rest), more = _operands(args, kwargs)
         operands = (_Forward.apply(operand, self.bits) for operand in (x, weight))
-        return _Back.apply(func(*operands, *rest, **(kwargs or {})), self.bits)
+        return _Back.apply(func(*operands, *rest, **more), self.bits)
 
 
 class _Forward(torch.autograd.Function):

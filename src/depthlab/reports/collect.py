@@ -116,14 +116,14 @@ class Crossing(Result):
         points = [(result.config["depth"], result.value(metric) - self.level) for result in self.by_depth]
         if any(math.isinf(value) for _, value in points):
             return -math.inf, math.inf
+        if any(math.isnan(value) for _, value in points):
+            return math.nan, math.nan
         for (shallow, before), (deep, after) in pairwise(points):
             if before * after <= 0 and before != after:
                 depth = shallow + (deep - shallow) * before / (before - after)
                 return depth, depth
         (shallowest, first), (deepest, _) = points[0], points[-1]
-        if any(math.isnan(value) for _, value in points):
-            return math.nan, math.nan
-        moves = sum(runs[-1].value(metric) - runs[0].value(metric) for runs in self.seeds)
+        moves = sum(filter(math.isfinite, (runs[-1].value(metric) - runs[0].value(metric) for runs in self.seeds)))
         return (deepest, math.inf) if first * moves <= 0 else (-math.inf, shallowest)
 
 
@@ -149,6 +149,7 @@ def crossings(rows: list[Row], level: float) -> list[Row]:
 def load(folder: Path) -> tuple[list[Result], list[Result], list[str]]:
     """The finished runs in a folder; the unfinished ones; a line about each broken one."""
     results, unfinished, broken = [], [], []
+    seen: dict[str, str] = {}
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         run = Run(path)
         if not any(file.exists() for file in (run.config, run.metrics, run.summary)):
@@ -162,6 +163,9 @@ def load(folder: Path) -> tuple[list[Result], list[Result], list[str]]:
             probes = {name: _alike(run.records(name)) for name in run.probes()}
             result = Result(path, config, summary, run.curves(summary), probes)
             assert_whole(result)
+            key = repr(sorted((identity(config) | {"data": summary["choices"]["data"]}).items()))
+            if (first := seen.setdefault(key, path.name)) != path.name:
+                raise ValueError(f"the same run as {first}")
             results.append(result)
         except (Mistake, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             broken.append(f"{path.name}: {' '.join(str(error).split()) or type(error).__name__}")

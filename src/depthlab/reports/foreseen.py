@@ -37,7 +37,7 @@ def check(
         for path, wanted in _selectors(experiment):
             asked = {k: v for k, v in wanted.items() if k != "best" and not _typed(k, typed)}
             _select(path, asked, runs, elsewhere)
-        for key in experiment.get("published_at", {}):
+        for key in (key for key in experiment.get("published_at", {}) if not _typed(key, typed)):
             _known("published_at", key, runs, elsewhere)
         for path, metric in _metrics(experiment):
             probe, point, _ = metric.rpartition(".")
@@ -51,6 +51,11 @@ def check(
 
 def _selectors(experiment: dict[str, Any]) -> Iterator[tuple[str, Facts]]:
     """All that selects rows, and where it stands."""
+    for name, words in experiment.get("beside", {}).items():
+        line, *more = grid([words.split()])
+        if more:
+            raise Mistake(f"beside.{name}={words}: one value of each option, as it is one line of a table")
+        yield f"beside.{name}", line
     for key in ("claims", "published", "figures"):
         for place, part in enumerate(experiment.get(key, [])):
             path = f"{key}[{place}]"
@@ -77,7 +82,11 @@ def _metrics(experiment: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _typed(key: str, typed: set[str]) -> bool:
-    """Whether a key, or the group that it belongs to, was typed; a data set brings its network and recipe."""
+    """Whether a key, or the group that it belongs to, was typed, or what replaces it; a data set brings its network
+    and recipe.
+    """
+    if key == "recipe.iterations" and "epochs" in typed:
+        return True
     return any(key == word or key.startswith(f"{word}.") or word.startswith(f"{key}.") for word in typed)
 
 

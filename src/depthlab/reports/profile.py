@@ -6,6 +6,7 @@ import math
 import statistics
 import textwrap
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from matplotlib import rc_context
@@ -196,7 +197,7 @@ def sketch(values: dict[str, Any]) -> Figure | None:
     if "said" in values:
         return side_by_side({"network": values})
     lists = {k: v for k, v in values.items() if isinstance(v, list) and len(v) > 1 and not isinstance(v[0], str)}
-    lists = {k: v for k, v in lists.items() if k not in ("alpha", "beta")}
+    lists = {k: v for k, v in lists.items() if k not in ("alpha", "beta") and _drawable(v)}
     if not lists:
         return None
     columns = min(len(lists), 3)
@@ -222,6 +223,15 @@ def sketch(values: dict[str, Any]) -> Figure | None:
     for ax in grid[len(lists) :]:
         ax.set_visible(False)
     return figure
+
+
+def _drawable(values: list[Any]) -> bool:
+    """Whether it is a list of numbers, or lines of them of one length, two at least."""
+    lines = [line for line in values if isinstance(line, list)]
+    if lines and (len(lines) < len(values) or len({*map(len, lines)}) > 1 or len(lines[0]) < 2):
+        return False
+    flat = chain.from_iterable(lines) if lines else values
+    return all(value is None or isinstance(value, int | float) for value in flat)
 
 
 def _panels(rows: list[Row], spec: Spec) -> tuple[Figure, list[tuple[Axes, list[Row], dict[str, tuple[str, str]]]]]:
@@ -258,7 +268,9 @@ def _theory(ax: Axes, x: Sequence[float], means: Sequence[float], law: dict[str,
     """
     at = law.get("at", len(x) - 1 if law.get("backwards") else 0)
     away = [at - i if law.get("backwards") else i - at for i in range(len(x))]
-    line = [means[at] * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
+    if at >= len(means) and "value" not in law:
+        return  # the networks have fewer places
+    line = [] if "value" in law else [means[at] * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
     line = [law["value"]] * len(x) if "value" in law else line
     ax.plot(x, line, zorder=3, label="theory", **THEORY)
 

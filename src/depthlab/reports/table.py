@@ -177,7 +177,9 @@ def having(figure: dict[str, Any], rows: list[Row]) -> list[Row]:
     if "pictures" in figure:
         wanted = [row for row in wanted if any(matches(row, facts) for facts in figure["pictures"].values())]
         return [row for row in wanted if any(result.at_end(probe) for result in row.results)]
-    return [row for row in wanted if any(key in look for run in row.results for look in run.at_end(probe))]
+    wanted = [r for r in wanted if any(look.get(key) is not None for run in r.results for look in run.at_end(probe))]
+    depths = {row.facts["depth"] for row in wanted}
+    return wanted if "lines" not in figure or len(depths) > 1 else []  # over depth
 
 
 def stem(figure: dict[str, Any]) -> str:

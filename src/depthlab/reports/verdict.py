@@ -42,13 +42,15 @@ def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
 
 def select(rows: list[Row], wanted: dict[str, Any]) -> Row | None:
     """The one row with these facts, None if there is none; ValueError if there are several, but with `best: METRIC`
-    the one of them with the least mean of that metric, as of a grid of rates.
+    the one of them with the least mean of that metric, as of a grid of rates; first with the fewest seeds of which it
+    is not known, as they diverged.
     """
     wanted = dict(wanted)
     metric = wanted.pop("best", None)
     found = [row for row in rows if matches(row, wanted)]
     if metric and found:
-        return min(found, key=lambda row: spread(row.values(metric))[0])
+        lost = {row.label: sum(not math.isfinite(value) for value in row.values(metric)) for row in found}
+        return min(found, key=lambda row: (lost[row.label], spread(row.values(metric))[0]))
     if len(found) > 1:
         raise ValueError(f"{told(wanted)} selects {len(found)} rows: {', '.join(row.label for row in found)}")
     return found[0] if found else None
@@ -94,6 +96,8 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     if (least := 1 / (2 ** len(a) if paired else math.comb(len(a) + len(b), len(a)))) > ALPHA:
         seeds += f", too few to decide anything (p is at least {least:.2g})"
     beyond = _beyond((a_least, a_most), (b_least, b_most)) if "crosses" in claim else ""
+    if lost := sum(map(math.isinf, a + b)) * (not beyond):
+        beyond = f"; of {lost} that diverged it is not known"
     return Verdict(text, word, f"{compared}; permutation test, {p}, {seeds}{beyond}")
 
 
