@@ -21,8 +21,15 @@ SKIPS = [
     partial(skip.exclusive_gate, bias=-1.0),
     partial(skip.scaled, scale=0.5, branch=1.0),
     partial(skip.dropout, p=0.5, rescale=False),
+    partial(skip.shortcut_gate, bias=-1.0),
+    partial(skip.skipinit, start=0.5),
+    partial(skip.layerscale, start=0.1),
+    partial(skip.stochastic_depth, survival=0.5),
+    partial(skip.nf, alpha=0.2),
 ]
 NORMS = [norm.batch, norm.layer, partial(norm.group, groups=2), norm.instance, norm.none, partial(norm.ghost, size=4)]
+RENORM = {"r_max": 3.0, "d_max": 5.0, "start": 0, "r_steps": 1, "d_steps": 1, "momentum": 0.1}
+NORMS += [partial(norm.renorm, **RENORM), partial(norm.momentum, m0=4, tau=0.9, steps=10)]
 CASES = [(u, skip.identity, norm.batch) for u in [*UNITS, unit.norm_after_activation]]
 CASES += [(unit.original, s, norm.batch) for s in SKIPS] + [(unit.original, skip.none, n) for n in NORMS]
 X, Y = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(8)

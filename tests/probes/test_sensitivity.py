@@ -19,7 +19,7 @@ def test_against_brute_force(order, join, norms):
     net = made(depth=8, order=order, join=join, norms=norms)
     found = sensitivity(net, X, Y, 0.1, size=1e-6, seed=3)
     twin, draw = copy.deepcopy(net).double(), torch.Generator().manual_seed(3)
-    before = by_loss(twin, X.double(), Y)
+    before = by_loss(copy.deepcopy(twin), X.double(), Y)
     with torch.no_grad():
         for p in twin.parameters():
             p.mul_(1 + 1e-6 * torch.randn(p.shape, generator=draw, dtype=torch.float64))
