@@ -41,8 +41,10 @@ SLACK = 10.0
 """How many times the expected rounding error is still right."""
 STILL = 0.1
 """Two courses are compared while rounding has moved the loss by less than so much, relatively."""
+RESUMED = 2
+"""The step after which a run goes on from a file: rounding soon tells courses apart."""
 ENOUGH = 1.3
-"""Runs go several at once where they then gain so much together."""
+"""Runs go two at once, as those of one depth, where they then gain so much together."""
 ITERATIONS, GOALS = 64_000, {20: 120, 110: 600}
 """The paper's length, and the seconds that a run of so many layers should take."""
 VARIANTS = {
@@ -139,18 +141,20 @@ def losses(planned: Plan, images: DataSet, steps: int, *, nudge: float = 0.0, st
     return found
 
 
-def apart(one: list[float], usual: list[float], nudged: list[float]) -> dict[str, Any]:
+def apart(one: list[float], usual: list[float], nudged: list[float], steps: int = 3) -> dict[str, Any]:
     """The largest relative difference of a course of the loss from the usual one, where it is largest beside what a
     nudge has made of it up to there (`expected`), until that is STILL; infinite where a loss is not finite.
+    Right only if so many `steps` could be compared.
     """
-    expected, worst = 0.0, (0.0, 0.0, 1e-6)
+    expected, worst, compared = 0.0, (0.0, 0.0, 1e-6), 0
     for a, b, c in zip(one, usual, nudged, strict=True):
         error, expected = abs(a - b) / abs(b), max(expected, abs(c - b) / abs(b), 1e-6)
         if expected > STILL:
             break
-        error = error if math.isfinite(error) else math.inf
+        error, compared = error if math.isfinite(error) else math.inf, compared + 1
         worst = max(worst, (error / expected, error, expected))
-    return {"error": worst[1], "expected": worst[2], "right": worst[0] <= SLACK}
+    right = worst[0] <= SLACK and compared >= steps
+    return {"error": worst[1], "expected": worst[2], "compared": compared, "right": right}
 
 
 def check_courses(tiny: bool) -> Iterator[dict[str, Any]]:
@@ -167,7 +171,7 @@ def check_courses(tiny: bool) -> Iterator[dict[str, Any]]:
         if precision not in usual:
             plan = made(tiny, f"depth=20 precision={precision}", images=count)
             usual[precision] = losses(plan, images, steps), losses(plan, images, steps, nudge=UNITS[precision])
-            again = apart(losses(plan, images, steps, stop=steps // 2), *usual[precision])
+            again = apart(losses(plan, images, steps, stop=RESUMED), *usual[precision], steps=RESUMED + 1)
             yield {"check": f"{precision}: resumed", "precision": precision} | again
         if options == f"precision={precision}":
             continue
@@ -235,7 +239,7 @@ def speed(tiny: bool, names: list[str], seconds: float) -> Iterator[dict[str, An
             rows.append(row)
             yield {"rates": rates, "rows": rows, "together": {}}
     best = _fastest(rows, 20)
-    processes, window = (2, 0.5) if tiny else (4, 5.0)
+    processes, window = 2, 0.5 if tiny else 5.0
     if best and (tiny or time.monotonic() - start < seconds - 45):  # which is what two starts take
         words = [word for word in (TINY if tiny else FULL).split() if word != "data=synthetic"]  # as the case has it
         options = [*words, f"data.images={images}", *VARIANTS[best].split()]

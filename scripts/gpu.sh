@@ -16,13 +16,22 @@
 set -euo pipefail
 SECONDS=0
 all=${SECONDS_ALL:-570} python=${PYTHON:-python3} tiny=${TINY:+--tiny}
-data=${DATA:+$(realpath "$DATA")} out=${OUT:+$(realpath -m "$OUT")} work=${WORK:+$(realpath -m "$WORK")}
+data=${DATA:+$(realpath -e "$DATA")}
+out=${OUT:+$(realpath -m "$OUT")}
+work=${WORK:+$(realpath -m "$WORK")}
 cd "$(dirname "$0")/.."
 work=${work:-$PWD/outputs/gpu} out=${out:-$PWD/outputs/gpu}
 mkdir -p "$work" "$out"
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
-exec 3>&1 > >(tee -a "$work/gpu.log" >&3) 2>&1
-told=$!
+exec 3>&1 > >(trap '' TERM INT; exec tee -a "$work/gpu.log" >&3) 2>&1
+told=$! child=
+
+during() { # runs a command such that TERM and Ctrl-C reach it at once
+    "$@" &
+    child=$!
+    wait "$child" || { status=$? && child= && return "$status"; }
+    child=
+}
 
 ends() { # what there is goes to OUT, however this ends
     status=$? && trap - EXIT TERM INT
@@ -35,7 +44,7 @@ ends() { # what there is goes to OUT, however this ends
     exit "$status"
 }
 trap ends EXIT
-trap 'exit 143' TERM INT
+trap '[ -z "$child" ] || { kill -TERM "$child"; wait "$child" || true; }; exit 143' TERM INT
 
 missing=$("$python" - <<'END'
 from importlib import import_module
@@ -71,7 +80,7 @@ fi
 [ -n "$tiny" ] && [ -z "$data" ] || "$python" scripts/gpu.py data "$work" --source "$data" || exit 2
 
 part() { # one that has its result is not repeated; one that takes too long or fails has what it found up to there
-    [ -s "$work/$1.json" ] || timeout "$2" "$python" scripts/gpu.py "$1" "$work" $tiny "${@:3}" || echo "$1: not whole"
+    [ -s "$work/$1.json" ] || during timeout "$2" "$python" scripts/gpu.py "$1" "$work" $tiny "${@:3}" || echo "$1: not whole"
     [ ! -s "$work/$1.begun.json" ] || mv "$work/$1.begun.json" "$work/$1.json"
 }
 echo "== what is right"
@@ -86,7 +95,7 @@ words=(data=cifar10 depth=20,56,110 skip=identity,none)
 [ -z "$tiny" ] || words=(data="$([ -n "$data" ] && echo cifar10 || echo digits)" depth=8 skip=identity,none width=4 recipe.iterations=4)
 left=$((all - SECONDS - 45)) # for saving, the archives and the report
 ended=0
-timeout -s TERM -k 20 "$((left > 1 ? left : 1))" "$python" train.py -m experiment=degradation \
+during timeout -s TERM -k 20 "$((left > 1 ? left : 1))" "$python" train.py -m experiment=degradation \
     "${words[@]}" seed=0 order=cheapest $options ${data:+data.source="'$data'"} output_dir="'$work/runs'" || ended=$?
 case $ended in 0) ;; 124 | 137 | 143) echo "stopped in time; the same command goes on" ;; *) echo "training ended with $ended" ;; esac
 

@@ -20,6 +20,8 @@ def test_the_passes_of_each_precision_are_right_on_a_cpu():
     assert {row["precision"] for row in rows} == {"fp32", "tf32", "bf16"}
     exact = [row["error"] for row in rows if row["precision"] == "fp32"]
     assert 0 < max(exact) < 1e-4
+    logits = [row["error"] for row in rows if "logits, depth=20 skip=identity" in row["check"]]
+    assert 0 < 100 * logits[0] < logits[1] < logits[2] < 0.1
 
 
 def test_a_wrong_pass_is_found(monkeypatch):
@@ -41,6 +43,7 @@ def test_resumed_is_what_goes_on_and_a_broken_variant_is_told(monkeypatch):
     monkeypatch.setattr(gpu, "VARIANTS", {"plain loop": "precision=fp32", "graph": "graph=true recompute=true"})
     resumed, graph = gpu.check_courses(tiny=True)
     assert (resumed["error"], resumed["right"]) == (0, True)
+    assert resumed["compared"] > gpu.RESUMED
     assert not graph["right"]
     assert "leave out recompute" in graph["reason"]
 
@@ -50,14 +53,16 @@ def test_a_course_is_held_to_what_rounding_makes_of_it():
     assert gpu.apart([2.0, 1.0 + 5e-5, 0.5, 0.1], usual, nudged)["right"]  # the last is beyond what can be told
     wrong = gpu.apart([2.0 + 1e-4, 1.0, 0.5, 0.4], usual, nudged)
     assert (wrong["right"], wrong["error"], wrong["expected"]) == (False, pytest.approx(5e-5), 1e-6)
+    assert wrong["compared"] == 3
+    assert not gpu.apart(usual, usual, [9.0, *nudged[1:]])["right"]  # nothing could be compared
     lost = gpu.apart([2.0, math.nan, math.nan, math.nan], usual, nudged)
     assert (lost["right"], lost["error"]) == (False, math.inf)
 
 
 def test_several_runs_at_once_where_that_gains(tmp_path, monkeypatch, capsys):
     rows = [{"depth": 20, "variant": "graph", "images_s": 2.0, "ratio": 2.0}]
-    for gain, told in ((1.29, "graph=true\n"), (1.3, "graph=true hydra.launcher.n_jobs=4\n")):
-        found = {"rows": rows, "together": {"gain": gain, "processes": 4}}
+    for gain, told in ((1.29, "graph=true\n"), (1.3, "graph=true hydra.launcher.n_jobs=2\n")):
+        found = {"rows": rows, "together": {"gain": gain, "processes": 2}}
         (tmp_path / "speed.json").write_text(json.dumps(found))
         monkeypatch.setattr(sys, "argv", ["gpu.py", "options", str(tmp_path)])
         gpu.main()

@@ -296,9 +296,9 @@ def test_what_is_typed_beside_a_config_yaml_goes_before(command):
     assert command(f"config={run}", "recipe/schedule=cosine", "output_dir=other").code == 0
     assert command(f"config={run}", "recipe/optimizer=adamw", "output_dir=other").code == 0
     other = [yaml.safe_load(path.read_text())["recipe"] for path in Path("other/digits").glob("*/config.yaml")]
-    assert {(recipe["schedule"]["name"], recipe["optimizer"]["name"]) for recipe in other} == {
-        ("cosine", "sgd"),
-        ("one_cycle", "adamw"),
+    assert {(recipe["schedule"]["name"], recipe["optimizer"]["name"], recipe["rate"]) for recipe in other} == {
+        ("cosine", "sgd", 0.1),
+        ("one_cycle", "adamw", 0.001),
     }
     assert sorted(path.name.rpartition("-")[0] for path in Path("outputs/digits").iterdir()) == [
         "resnet8-identity-batch-s0",

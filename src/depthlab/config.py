@@ -354,6 +354,8 @@ def again(words: list[str]) -> list[str]:
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
     if own and "options" not in typed:
         raise Mistake(f"config={file}: was made with a {' and a '.join(own)} of one's own; add options=FOLDER")
+    if "recipe.optimizer" in typed:  # which brings its own
+        typed |= {"recipe.rate", "recipe.warmup.rate"}
     composed = [word for key, word in words_of.items() if not {*_above(key)} & typed]
     return [*words[:at], *composed, *words[at + 1 :]]
 

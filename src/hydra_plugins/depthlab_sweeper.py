@@ -37,7 +37,6 @@ from depthlab.config import (
     installed,
     keys,
     owners,
-    swept,
     typed_again,
 )
 from depthlab.errors import Mistake
@@ -103,17 +102,18 @@ class DepthlabSweeper(BasicSweeper):
         experiment: Any = OmegaConf.to_container(self.config.experiment or OmegaConf.create(), resolve=True)
         if experiment:
             check(choices.experiment, experiment)
+        by_data = _by_data(parser, arguments, choices.data)
         sweeps = [
             parser.parse_overrides([*row, *self._parse_config(), *typed])
-            for data, typed in _by_data(arguments, choices.data).items()
+            for data, typed in by_data.items()
             for row in experiment_rows(experiment, data)
         ]
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
         grid = _fitting(grid, choices, experiment=bool(experiment))
         plans = [plan(*made) for made in composed(loader, self.config, grid)]
         if experiment:
-            for data in dict.fromkeys(planned.choices["data"] for planned in plans):
-                there = [planned for planned in plans if planned.choices["data"] == data]
+            for data in by_data:
+                there = [planned for planned in plans if len(by_data) == 1 or planned.choices["data"] == data]
                 foresee(choices.experiment, experiment, there, arguments)
         ours = [planned for planned in plans if "data" not in (planned.config["options"] or {})]
         if any(planned.config["data"].get("root", "") is None for planned in ours):
@@ -234,17 +234,21 @@ def _ranks(plans: "list[Plan]") -> "Callable[[tuple[Plan, Any]], tuple[float, in
     return lambda pair: ranks[row(pair[0])]
 
 
-def _by_data(arguments: list[str], usual: str) -> dict[str, list[str]]:
-    """What is typed, for each data set that is typed: an experiment has rows of its own for each. Raises Mistake
-    where several experiments are typed.
+def _by_data(parser: OverridesParser, arguments: list[str], usual: str) -> dict[str, list[str]]:
+    """What is typed, for each data set that is swept: an experiment has rows of its own for each. Raises Mistake
+    where experiments are swept.
     """
-    typed = {word.partition("=")[0]: word for word in arguments}
-    if len(swept(typed.get("experiment", ""))) > 1:
-        raise Mistake(f"{typed['experiment']}: one experiment a command")
-    if "experiment" not in typed or "data" not in typed or "(" in typed["data"]:
+    parsed = parser.parse_overrides(arguments)
+    swept = {override.key_or_group: override for override in parsed if override.is_sweep_override()}
+    if "experiment" in swept:
+        raise Mistake(f"{swept['experiment'].input_line}: one experiment a command")
+    if "data" not in swept or not any(word.startswith("experiment=") for word in arguments):
         return {usual: arguments}
-    others = [word for word in arguments if word.partition("=")[0] != "data"]
-    return {data: [f"data={data}", *others] for data in swept(typed["data"])}
+    if not swept["data"].is_choice_sweep():
+        raise Mistake(f"{swept['data'].input_line}: an experiment needs their names, as in data=digits,mnist1d")
+    others = [word for word, override in zip(arguments, parsed, strict=True) if override.key_or_group != "data"]
+    names = [name.strip("\"'") for name in swept["data"].sweep_string_iterator()]
+    return {name: [f"data={name}", *others] for name in names}
 
 
 def _distinct(plans: "list[Plan]") -> None:
@@ -252,8 +256,8 @@ def _distinct(plans: "list[Plan]") -> None:
     seen: dict[Path, Plan] = {}
     for planned in plans:
         one, other = (flat(p.config) for p in (seen.setdefault(planned.run.path, planned), planned))
-        for key in other:
-            if one.get(key) != other[key]:
+        for key in one | other:
+            if one.get(key) != other.get(key):
                 group = key.partition(".")[0]
                 more = "; several in one run: 'probe=[A,B]'" if group == "probe" else "; a command each"
                 raise Mistake(

@@ -81,7 +81,6 @@ def test_a_flag_that_says_nothing_alone(command, flags):
         ("depth=20.0,56", "depth=20,56"),
         ("recipe.rate=1e3", "recipe.rate=1e3"),
         ("depth=20.5", "depth=20.5"),
-        ("recipe.iterations=64,000", "recipe.iterations=64000"),
     ],
 )
 def test_a_whole_number_is_meant(typed, meant):
@@ -109,6 +108,9 @@ def test_a_whole_number_is_meant(typed, meant):
         (["-m", "hydra.sweeper.max_batch_size=x", "seed=0,1"], "max_batch_size=x: a whole number from 1 on"),
         (["-m", "hydra.launcher.n_jobs=two", "seed=0,1"], "n_jobs=two: how many runs at once"),
         (["-m", "hydra.launcher.n_jobs=0", "seed=0,1"], "n_jobs=0: how many runs at once"),
+        (["recipe.iterations=64,000"], "one number is written recipe.iterations=64000; several are a sweep"),
+        (["data=glob(*)", "experiment=degradation"], "an experiment needs their names"),
+        (["-m", "probe=[gradients],[]"], "several in one run: 'probe=[A,B]'"),
         (["depth=???"], "depth=???: a value is missing"),
         (["skip=none,"], "skip=none,: a value is missing"),
         (["-m", "skip=none,,identity"], "a value is missing"),

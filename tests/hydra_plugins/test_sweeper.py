@@ -102,7 +102,7 @@ def test_the_cheapest_go_first_also_where_small_images_would_not_do(command):
 
 def test_an_experiment_on_several_data_sets_has_the_rows_of_each(command):
     words = ("experiment=degradation", "seed=0", "epochs=0")
-    assert command(*words, "data=digits,mnist1d").code == 0
+    assert command(*words, 'data=digits, "mnist1d"').code == 0
     both = {path.name for path in Path("outputs/degradation").iterdir()}
     for data in ("digits", "mnist1d"):
         assert command(*words, f"data={data}", f"output_dir={data}").code == 0

@@ -109,5 +109,6 @@ def test_a_compiled_network_has_torchs_own_bf16(without_instructions):
             seen[words] = functional.conv2d(x, w)
     with torch.autocast("cpu", torch.bfloat16):
         own = functional.conv2d(x, w)
+    assert torch.equal(seen[""], functional.conv2d(x.bfloat16().float(), w.bfloat16().float()).bfloat16())
     assert torch.equal(seen["compile=true"], own)
     assert torch.equal(seen["recompute=true"], own)

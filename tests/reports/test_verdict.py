@@ -304,4 +304,4 @@ def test_of_a_grid_the_best_is_not_one_that_most_seeds_did_not_survive():
     assert select([lost, kept], {"best": "test_loss"}) is kept
     claim = {"claim": "it is worse", "metric": "test_loss", "higher": {"rate": 0.1}, "lower": {"rate": 0.01}}
     (verdict,) = judge({"claims": [claim]}, [lost, kept])
-    assert verdict.because.endswith("3 and 3 seeds; of 2 that diverged it is not known")
+    assert verdict.because.endswith("3 and 3 seeds; 2 seeds diverged, of which it is not known")

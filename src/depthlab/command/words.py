@@ -77,8 +77,9 @@ def _readable(word: str, sweep: bool) -> str:
         if _parsed(word) is None or (not sweep and not quote and several(word)):
             word = f"{key}={QuotedString(bare, Quote.double).with_quotes()}"
     elif key in WHOLE:
-        if not sweep and re.fullmatch(r"\d{1,3}(,\d{3})+", value):  # 64,000
-            value = value.replace(",", "")
+        if not sweep and re.fullmatch(r"\d{1,3}(,\d{3})+", value):
+            whole = value.replace(",", "")
+            raise Mistake(f"{word}: one number is written {key}={whole}; several are a sweep: add -m")
         word = f"{key}={NUMBER.sub(_whole, value)}"
     _check(key, word)
     if sweep and re.match(rf"({'|'.join(GROUPS)})\.", key):

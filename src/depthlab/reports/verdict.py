@@ -97,7 +97,7 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         seeds += f", too few to decide anything (p is at least {least:.2g})"
     beyond = _beyond((a_least, a_most), (b_least, b_most)) if "crosses" in claim else ""
     if lost := sum(map(math.isinf, a + b)) * (not beyond):
-        beyond = f"; of {lost} that diverged it is not known"
+        beyond = f"; {lost} seed{'s' * (lost > 1)} diverged, of which it is not known"
     return Verdict(text, word, f"{compared}; permutation test, {p}, {seeds}{beyond}")
 
 
