@@ -109,7 +109,7 @@ def test_a_whole_number_is_meant(typed, meant):
         (["-m", "hydra.launcher.n_jobs=two", "seed=0,1"], "n_jobs=two: how many runs at once"),
         (["-m", "hydra.launcher.n_jobs=0", "seed=0,1"], "n_jobs=0: how many runs at once"),
         (["recipe.iterations=64,000"], "one number is written recipe.iterations=64000; several are a sweep"),
-        (["data=glob(*)", "experiment=degradation"], "an experiment needs their names"),
+        (["data=range(1,3)", "experiment=degradation"], "an experiment needs their names"),
         (["-m", "probe=[gradients],[]"], "several in one run: 'probe=[A,B]'"),
         (["depth=???"], "depth=???: a value is missing"),
         (["skip=none,"], "skip=none,: a value is missing"),
