@@ -157,9 +157,10 @@ def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: 
 
 def made_with() -> Record:
     """What of the software can change a number: versions, and the project's commit."""
-    versions = {"python": platform.python_version(), "torch": version("torch")}
+    versions = {"python": platform.python_version()}
     with suppress(PackageNotFoundError):  # run from its folder, not installed
         versions["depthlab"] = version("depthlab")
+    versions["torch"] = version("torch")
     return {"versions": versions, "git_commit": _commit()}
 
 
