@@ -29,10 +29,10 @@ BATCHES = [*zip(*(part.split(64) for part in IMAGES.first("train", 64 * 22)), st
 Made = Callable[[nn.Module], torch.optim.Optimizer]
 
 
-def muon_groups(net: nn.Module, key: str = "use_muon") -> list[dict[str, Any]]:
+def muon_groups(net: nn.Module) -> list[dict[str, Any]]:
     """Weights of two dimensions and more for Muon, the rest for its Adam."""
     kinds = {True: [p for p in net.parameters() if p.dim() > 1], False: [p for p in net.parameters() if p.dim() < 2]}
-    return [{"params": parameters, key: kind} for kind, parameters in kinds.items() if parameters]
+    return [{"params": parameters, "use_muon": kind} for kind, parameters in kinds.items() if parameters]
 
 
 def candidates() -> dict[str, Made]:

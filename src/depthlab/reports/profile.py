@@ -268,10 +268,12 @@ def _theory(ax: Axes, x: Sequence[float], means: Sequence[float], law: dict[str,
     """
     at = law.get("at", len(x) - 1 if law.get("backwards") else 0)
     away = [at - i if law.get("backwards") else i - at for i in range(len(x))]
-    if at >= len(means) and "value" not in law:
+    if "value" in law:
+        line = [law["value"]] * len(x)
+    elif at < len(means):
+        line = [means[at] * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
+    else:
         return  # the networks have fewer places
-    line = [] if "value" in law else [means[at] * law.get("factor", 1) ** i + law.get("step", 0) * i for i in away]
-    line = [law["value"]] * len(x) if "value" in law else line
     ax.plot(x, line, zorder=3, label="theory", **THEORY)
 
 
