@@ -49,7 +49,7 @@ OURS = {
     "command": set(),
     "command.words": {"errors", "config", "training.recipe"},
     "command.compose": {"errors", "config", "own", "command.words"},
-    "command.cli": {"errors", "config", "command.words", "command.compose", "run.start"},
+    "command.cli": {"errors", "config", "machine", "command.words", "command.compose", "run.start"},
     "api": {
         *("errors", "config", "command.compose", "network", "data.dataset", "training", "probes", "reports.collect"),
         *("run.build", "run.directory", "run.plan", "run.start"),

@@ -166,6 +166,15 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_a_command_that_recomputes_begins_again_without_the_allocators_cache(command, monkeypatch):
+    began = []
+    monkeypatch.setattr("depthlab.command.cli.start_uncached", lambda: began.append(1))
+    for word in ("recompute=false", "depth=8", "recompute=true"):
+        assert not began
+        assert command(word, "data=digits", "-c", "job").code == 0
+    assert began
+
+
 def test_the_config_is_composed_once_and_the_words_say_how_many_runs(command, monkeypatch):
     compose, modes = Hydra.compose_config, []
 

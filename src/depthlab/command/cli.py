@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 
 from depthlab import config
 from depthlab.command.compose import mistakes, offered
-from depthlab.command.words import readable, sweeps
+from depthlab.command.words import meant, readable, sweeps
 from depthlab.errors import Mistake, told_in_one_line
+from depthlab.machine.allocator import start_uncached
 
 if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -85,7 +86,10 @@ def cli() -> None:
     """The command: a person's mistake is told in one line, exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that clean-up happens
     with told_in_one_line(config.keys, config.owners, config.origin):
-        sys.argv[1:] = readable(sys.argv[1:])
+        words = readable(sys.argv[1:])
+        if meant(words, "recompute") not in (None, "false"):
+            start_uncached()
+        sys.argv[1:] = words
         flags = checked_flags()
         if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):
             sys.argv.insert(1, "-m")

@@ -1,15 +1,41 @@
 """The C library's allocator, told what to do with large blocks that are freed; nothing where it is not glibc."""
 
 import ctypes
+import os
 import sys
 
 # mallopt(3)
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = 1, -1, -2, -3
+# A thread's cache of small blocks can be left out when a process starts, and not later.
+TUNABLES, UNCACHED = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
 
 
 def keep_blocks() -> None:
     """Freed blocks stay with the process for the next step, instead of costing page faults each time."""
     _mallopt({M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26})
+
+
+def keep_whole_blocks() -> None:
+    """The same with fewer gaps. torch asks for aligned blocks, of which glibc cuts the rest off. It lays small freed
+    blocks aside, these rests too, and what is left is too small for the next tensor of the same size. Here nothing
+    is laid aside, where the process began by `start_uncached`; elsewhere blocks are returned.
+    """
+    if UNCACHED in os.environ.get(TUNABLES, ""):
+        keep_blocks()
+        _mallopt({M_MXFAST: 0})
+    else:
+        return_blocks()
+
+
+def start_uncached() -> None:
+    """Replaces the process by the same command, whose allocator lays no small blocks aside; nothing where it is so
+    already, where the process is not this command's alone, or without glibc.
+    """
+    before = os.environ.get(TUNABLES, "")
+    own = len(sys.argv) > 1 and sys.orig_argv[-len(sys.argv) + 1 :] == sys.argv[1:]
+    if own and UNCACHED not in before and "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}):
+        os.environ[TUNABLES] = f"{before}:{UNCACHED}".lstrip(":")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def return_blocks() -> None:

@@ -49,7 +49,7 @@ def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # numpy before 2.4 would warn later, where subnormals are flushed; this it keeps
     torch.set_flush_denormal(True)
-    (allocator.return_blocks if cfg.recompute else allocator.keep_blocks)()
+    (allocator.keep_whole_blocks if cfg.recompute else allocator.keep_blocks)()
     tensor_cores = "tf32" if cfg.precision.name == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = tensor_cores
     torch.backends.cudnn.conv.fp32_precision = tensor_cores  # pyrefly: ignore[missing-attribute]
