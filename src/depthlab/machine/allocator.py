@@ -5,9 +5,9 @@ import os
 import sys
 
 # mallopt(3)
-M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = 1, -1, -2, -3
-# A thread's cache of small blocks can be left out when a process starts, and not later.
-TUNABLES, UNCACHED = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+# No small freed blocks are laid aside; read when a process begins, and not later.
+TUNABLES, UNCACHED = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
 
 def keep_blocks() -> None:
@@ -20,11 +20,7 @@ def keep_whole_blocks() -> None:
     blocks aside, these rests too, and what is left is too small for the next tensor of the same size. Here nothing
     is laid aside, where the process began by `start_uncached`; elsewhere blocks are returned.
     """
-    if UNCACHED in os.environ.get(TUNABLES, ""):
-        keep_blocks()
-        _mallopt({M_MXFAST: 0})
-    else:
-        return_blocks()
+    (keep_blocks if UNCACHED in os.environ.get(TUNABLES, "") else return_blocks)()
 
 
 def start_uncached() -> None:
