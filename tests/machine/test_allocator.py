@@ -23,42 +23,20 @@ print((full - resident()) / 2**20)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another C library")
 @pytest.mark.parametrize(
-    ("setting", "low", "high"), [("keep_blocks", -1, 8), ("return_blocks", 240, 257), ("keep_whole_blocks", 240, 257)]
+    ("setting", "tunables", "low", "high"),
+    [
+        ("keep_blocks", "", -1, 8),
+        ("return_blocks", "", 240, 257),
+        ("keep_whole_blocks", "", 240, 257),
+        ("keep_whole_blocks", allocator.UNCACHED, -1, 8),
+    ],
 )
-def test_freed_blocks(setting, low, high):
+def test_freed_blocks(setting, tunables, low, high):
     """Of 256 MiB that are freed."""
     code = [sys.executable, "-c", CODE.format(setting)]
-    returned = float(subprocess.run(code, check=True, capture_output=True, text=True).stdout)
+    variables = os.environ | {allocator.TUNABLES: tunables}
+    returned = float(subprocess.run(code, check=True, capture_output=True, text=True, env=variables).stdout)
     assert low <= returned <= high
-
-
-GAPS = """
-import resource
-import torch
-import depthlab
-from depthlab.machine import allocator
-allocator.{}()
-torch.set_num_threads(1)
-net = depthlab.network("depth=56 data=digits width=16").train().to(memory_format=torch.channels_last)
-net.recompute = True
-x = torch.randn(128, 1, 16, 16)
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for _ in range(2):
-    net(x).sum().backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 2**10)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="another C library")
-def test_whole_blocks_are_used_again_without_gaps_and_without_going_back():
-    def megabytes(code, **variables):
-        code = [sys.executable, "-c", code]
-        done = subprocess.run(code, check=True, capture_output=True, text=True, env=os.environ | variables)
-        return float(done.stdout)
-
-    uncached = {allocator.TUNABLES: allocator.UNCACHED}
-    assert megabytes(GAPS.format("keep_whole_blocks"), **uncached) < 0.92 * megabytes(GAPS.format("keep_blocks"))
-    assert megabytes(CODE.format("keep_whole_blocks"), **uncached) < 8
 
 
 BEGIN = """
