@@ -88,7 +88,7 @@ def cli() -> None:
     with told_in_one_line(config.keys, config.owners, config.origin):
         words = readable(sys.argv[1:])
         if meant(words, "recompute") not in (None, "false"):
-            start_uncached()
+            start_uncached()  # as long as sys.argv is what was typed
         sys.argv[1:] = words
         flags = checked_flags()
         if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):
