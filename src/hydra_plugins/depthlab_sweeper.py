@@ -191,6 +191,8 @@ def composed(loader: ConfigLoader, sweep: DictConfig, jobs: Iterable[list[str]])
         options = tuple(word for word in job if not _gives_value(word))
         if options not in made:
             made[options] = without_hydra(loader.load_sweep_config(sweep, [*options]))
+            if experiment := made[options].cfg.experiment:  # a run needs no more of it than that it is there
+                made[options].cfg.experiment = {"title": experiment.get("title")}
         cfg = made[options].cfg.copy()
         ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), cfg)
         yield made[options]._replace(cfg=cfg)

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 
 from depthlab.command.compose import without_hydra
 from depthlab.config import CONFIGS
+from depthlab.run.plan import Plan, plan
 from hydra_plugins.depthlab_sweeper import composed, shared
 
 GRID = ("-m", "skip=none,identity", "seed=0,1", "data=digits", "depth=8", "width=4", "recipe.iterations=2")
@@ -130,6 +131,17 @@ def test_configs_composed_together_are_those_composed_one_by_one():
     assert len(jobs) == 4
     for job, made in zip(jobs, composed(loader, sweep, jobs), strict=True):
         assert made == without_hydra(loader.load_sweep_config(sweep, job))
+
+
+def test_runs_that_differ_in_seed_or_rate_share_the_check_of_their_network(monkeypatch):
+    built, build = [], Plan.build
+    monkeypatch.setattr(Plan, "build", lambda self, *given: built.append(self.cfg.width) or build(self, *given))
+    monkeypatch.setattr("depthlab.run.plan._blocks", {})
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
+    jobs = [list(job) for job in product(*map(each, ("depth=8", "width=4,6", "seed=0,1", "recipe.rate=0.1,0.2")))]
+    plans = [plan(*made) for made in composed(loader, loader.load_configuration("train", [], RunMode.MULTIRUN), jobs)]
+    assert built == [4, 6]
+    assert len({planned.run.path for planned in plans}) == 8
 
 
 @pytest.mark.parametrize(

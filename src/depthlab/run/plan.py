@@ -30,6 +30,8 @@ MODULES |= {"weight": weight}
 MODULES = {"network": network} | MODULES | {"data": data}  # pyrefly: ignore[bad-assignment]: it can be called, too
 # What the house does with every probe; its other keys are its own.
 HOUSE = {"every": float | None, "split": Literal["train", "test", "validation"], "images": int | None}
+_blocks: dict[str, str] = {}
+"""The block of each network that was built to check it: runs that differ in seed or rate share it."""
 
 
 @dataclass
@@ -158,11 +160,14 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         cfg, values, chosen, options, parts["schedule"], parts["optimizer"], measures, Run(Path()), twin, experiment
     )
     _check_labels(planned)
-    with torch.device("meta"):
-        net = planned.build((3, 32, 32), 10)
-        if twin:
-            constructed.check(net, twin.build((3, 32, 32), 10), trains=cfg.epochs != 0)
-    values["block"] = net.block
+    built = repr([values[key] for key in ("depth", "width", "block", "options", *MODULES) if key != "data"])
+    if twin or built not in _blocks:
+        with torch.device("meta"):
+            net = planned.build((3, 32, 32), 10)
+            if twin:
+                constructed.check(net, twin.build((3, 32, 32), 10), trains=cfg.epochs != 0)
+        _blocks[built] = net.block
+    values["block"] = _blocks[built]
     planned.run = Run(Path(cfg.output_dir) / values["folder"] / config.run_name(values))
     return planned
 
