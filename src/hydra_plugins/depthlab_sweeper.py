@@ -40,8 +40,6 @@ from depthlab.config import (
     typed_again,
 )
 from depthlab.errors import Mistake
-from depthlab.experiment import check
-from depthlab.machine.processes import Job, handing_on, one_line
 
 if TYPE_CHECKING:
     from depthlab.run.plan import Plan
@@ -65,6 +63,8 @@ class DepthlabSweeper(BasicSweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remembers what to launch with; sweep() makes the launcher, when it knows for how many runs."""
+        from depthlab.machine.processes import Job
+
         self.hydra_context, self.config = hydra_context, config
         self.made = partial(Plugins.instance().instantiate_launcher, hydra_context, Job(task_function), config)
         self.by = config.hydra.runtime.choices["hydra/launcher"]
@@ -84,6 +84,7 @@ class DepthlabSweeper(BasicSweeper):
         exits with 1 if any run failed.
         """
         from depthlab.data.images import EXPECTED
+        from depthlab.experiment import check
         from depthlab.run.console import log_to_console
         from depthlab.run.describe import result
         from depthlab.run.plan import plan
@@ -147,6 +148,7 @@ class DepthlabSweeper(BasicSweeper):
 
     def _launch(self, left: "dict[Path, tuple[Plan, list[str]]]") -> tuple[dict[Path, JobReturn], str | None]:
         """Launches the runs. Gives what they returned, and the reason if some did not."""
+        from depthlab.machine.processes import handing_on, one_line
         from depthlab.run.console import overall
 
         plans, start = [planned for planned, _ in left.values()], time.time()
