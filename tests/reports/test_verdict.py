@@ -111,6 +111,17 @@ def test_chance_is_the_share_of_splits_at_least_as_extreme(a, b):
     assert chance(a, b) == pytest.approx(sum(d >= observed - 1e-12 for d in splits) / len(splits))
 
 
+def test_a_tie_is_one_however_it_was_summed():
+    """Errors on 360 images, three seeds: every way in which one of the higher row equals one of the lower."""
+    for wrong in range(0, 360, 7):
+        a, b = (
+            [100 * k / 360 for k in part] for part in ((wrong + 1, wrong + 2, wrong + 2), (wrong, wrong, wrong + 1))
+        )
+        assert chance(a, b) == pytest.approx(0.1)
+        assert chance([-v for v in b], [-v for v in a]) == pytest.approx(0.1)
+        assert chance(a + [math.inf] * 3, b + [math.inf] * 3) > 0.1
+
+
 def test_three_seeds_apart_are_exactly_one_in_twenty():
     assert chance([4, 5, 6], [1, 2, 3]) == pytest.approx(0.05)
 
@@ -175,6 +186,17 @@ def test_published_numbers(errors, expected):
     (verdict,) = judge(PUBLISHED, [row(errors, "test_error", depth=110, data="cifar10")])
     assert verdict.word == expected
     assert "6.61" in verdict.claim
+
+
+def test_a_published_number_of_a_probe_needs_all_seeds():
+    number = {"of": {"depth": 20}, "metric": "p.cosine", "value": 1.8, "within": [1.5, 2.1]}
+    rows = kind((20,), [(1.6,)] * 3)
+    assert judge({"published": [number]}, rows)[0].word == "reproduced"
+    rows[0].results[1].probes["p"][0]["cosine"] = math.nan
+    assert judge({"published": [number]}, rows)[0].word == "not run"
+    rows[0].results[1].summary["status"] = "diverged"
+    (verdict,) = judge({"published": [number]}, rows)
+    assert (verdict.word, verdict.because) == ("undecided", "p.cosine: 1 seed diverged")
 
 
 def test_published_numbers_are_judged_only_at_the_papers_scale():
@@ -247,8 +269,19 @@ def test_a_number_on_the_level_crosses_it_there():
 
 def test_one_seed_that_moves_the_other_way_lies_where_the_others_do():
     """A flat curve far above the level: its noise does not say that it crossed before."""
-    rows = kind((20, 40, 60), [(0.95, 0.9, 0.9)] * 3 + [(0.95, 0.9, 0.96)])
+    rows = kind((20, 40, 60), [(0.95, 0.9, 0.88)] * 3 + [(0.95, 0.9, 0.96)])
     assert crossing({"of": {}, "least": 60}, rows).word == "reproduced"
+
+
+def test_noise_does_not_say_on_which_side_of_the_depths_it_crosses():
+    """A curve that has long fallen when the first depth is run: it seems to rise, or to fall."""
+    for last in (0.1, -0.05):
+        rows = kind((44, 80), [(0.0, last), (0.1, 0.02), (-0.1, last), (0.05, -0.1)])
+        found = crossing({"of": {}, "predicted": {"metric": "p.bits", "crosses": 15.0}, "within": 5}, rows)
+        assert (found.word, found.because.endswith("4 seeds; 4 could be anywhere")) == ("undecided", True)
+        assert (
+            crossing({"of": {}, "least": 80}, rows).word == crossing({"of": {}, "most": 44}, rows).word == "undecided"
+        )
 
 
 def test_where_a_run_diverged_the_depth_is_not_known():
@@ -292,6 +325,22 @@ def test_pairs_of_the_same_seeds_are_compared_with_each_other():
     assert "p = 0.0312, 5 pairs" in pairs.because  # 1 / 2^5
 
 
+def test_a_row_is_compared_by_the_seeds_of_the_other_alone():
+    rows = [row([1.0, 2.0, 3.0], "train_loss", depth=20), row([1.0, 2.0, 3.0, None], "train_loss", depth=56)]
+    claim = {"claim": "c", "metric": "train_loss", "of": {"depth": 20}, "equals": {"depth": 56}, "within": 0.1}
+    assert judge({"claims": [claim]}, rows)[0].word == "reproduced"
+
+
+def test_a_diverged_loss_is_said_to_count():
+    claim = {"claim": "c", "metric": "train_loss", "higher": {"depth": 56}, "lower": {"depth": 20}}
+    rows = [row([1.0, 2.0, 3.0], "train_loss", depth=20), row([None] * 3, "train_loss", depth=56)]
+    (verdict,) = judge({"claims": [claim]}, rows)
+    assert (verdict.word, verdict.because.rpartition("; ")[2]) == (
+        "reproduced",
+        "3 seeds diverged, which counts as infinite",
+    )
+
+
 def test_a_depth_is_not_known_where_a_number_in_between_was_not_measured():
     rows = kind((20, 40, 60, 80), [(1.0, math.nan, 0.9, 0.1)] * 4)
     assert crossing({"of": {}, "equals": 75, "within": 5}, rows).word == "not run"
@@ -304,4 +353,4 @@ def test_of_a_grid_the_best_is_not_one_that_most_seeds_did_not_survive():
     assert select([lost, kept], {"best": "test_loss"}) is kept
     claim = {"claim": "it is worse", "metric": "test_loss", "higher": {"rate": 0.1}, "lower": {"rate": 0.01}}
     (verdict,) = judge({"claims": [claim]}, [lost, kept])
-    assert verdict.because.endswith("3 and 3 seeds; 2 seeds diverged, of which it is not known")
+    assert verdict.because.endswith("3 and 3 seeds; 2 seeds diverged, which counts as infinite")

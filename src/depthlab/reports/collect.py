@@ -14,6 +14,9 @@ from depthlab.config import chosen, flat, from_yaml, identity
 from depthlab.errors import Mistake, hint
 from depthlab.run.directory import Record, Run
 
+ALPHA = 0.05
+"""What chance alone would give with at most this probability is held to be so."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -103,28 +106,34 @@ class Crossing(Result):
 
     def value(self, metric: str) -> float:
         """The depth, between the two where it first leaves the side on which it begins, on a straight line; where it
-        does not, the deepest, or the shallowest where it moves away from the level. nan if it was not measured
-        everywhere.
+        does not, the deepest, or the shallowest where it moves away from the level. Infinite where a run diverged,
+        nan where it was not measured.
         """
-        low, high = self.bounds(metric)
-        return low if math.isfinite(low) else high
+        return self._found(metric)[0]
 
     def bounds(self, metric: str) -> tuple[float, float]:
         """The depth at which it crosses, twice; where it does not, one end, beyond which the crossing lies: the
-        deepest if over all seeds it moves towards the level, else the shallowest.
+        deepest if over all seeds it moves towards the level, else the shallowest. It could lie anywhere where the
+        seeds do not decide how it moves, or a run diverged.
         """
+        return self._found(metric)[1:]
+
+    def _found(self, metric: str) -> tuple[float, float, float]:
         points = [(result.config["depth"], result.value(metric) - self.level) for result in self.by_depth]
         if any(math.isinf(value) for _, value in points):
-            return -math.inf, math.inf
+            return math.inf, -math.inf, math.inf
         if any(math.isnan(value) for _, value in points):
-            return math.nan, math.nan
+            return math.nan, math.nan, math.nan
         for (shallow, before), (deep, after) in pairwise(points):
             if before * after <= 0 and before != after:
                 depth = shallow + (deep - shallow) * before / (before - after)
-                return depth, depth
+                return depth, depth, depth
         (shallowest, first), (deepest, _) = points[0], points[-1]
-        moves = sum(filter(math.isfinite, (runs[-1].value(metric) - runs[0].value(metric) for runs in self.seeds)))
-        return (deepest, math.inf) if first * moves <= 0 else (-math.inf, shallowest)
+        moves = [*filter(math.isfinite, (runs[-1].value(metric) - runs[0].value(metric) for runs in self.seeds))]
+        towards = first * sum(moves) <= 0
+        if len(moves) > 1 and abs(statistics.mean(moves)) <= slack(moves):
+            return deepest if towards else shallowest, -math.inf, math.inf
+        return (deepest, deepest, math.inf) if towards else (shallowest, -math.inf, shallowest)
 
 
 def crossings(rows: list[Row], level: float) -> list[Row]:
@@ -251,6 +260,13 @@ def spread(values: list[float]) -> tuple[float, float, float]:
         return math.inf, math.inf, math.nan
     deviation = statistics.stdev(finite) if len(finite) > 1 else math.nan
     return statistics.mean(finite), statistics.median(finite), deviation
+
+
+def slack(values: list[float]) -> float:
+    """How far below, or above, their mean that of all seeds may lie, by Student's t at 5 %, one-sided."""
+    from scipy.stats import t
+
+    return float(t.ppf(1 - ALPHA, len(values) - 1)) * spread(values)[2] / math.sqrt(len(values))
 
 
 def _keys(facts: list[dict[str, Any]]) -> list[str]:

@@ -7,10 +7,7 @@ from typing import Any
 
 from depthlab.config import LATER
 from depthlab.experiment import Ordering, Published
-from depthlab.reports.collect import Row, as_typed, crossings, instead, spread
-
-ALPHA = 0.05
-"""What chance alone would give with at most this probability is held to be so."""
+from depthlab.reports.collect import ALPHA, Row, as_typed, crossings, instead, slack, spread
 
 Bounds = tuple[list[float], list[float]]
 """Of each seed the least that a number can be, and the most: the number twice, where it is known."""
@@ -95,10 +92,13 @@ def _ordering(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     seeds = f"{len(a)} pairs" if paired else f"{len(a)} and {len(b)} seeds"
     if (least := 1 / (2 ** len(a) if paired else math.comb(len(a) + len(b), len(a)))) > ALPHA:
         seeds += f", too few to decide anything (p is at least {least:.2g})"
-    beyond = _beyond((a_least, a_most), (b_least, b_most)) if "crosses" in claim else ""
-    if lost := sum(map(math.isinf, a + b)) * (not beyond):
-        beyond = f"; {lost} seed{'s' * (lost > 1)} diverged, of which it is not known"
-    return Verdict(text, word, f"{compared}; permutation test, {p}, {seeds}{beyond}")
+    if "crosses" in claim:
+        seeds += _beyond(high.bounds(metric), low.bounds(metric))
+    elif lost := sum(map(math.isinf, a + b)):
+        seeds += f"; {lost} seed{'s' * (lost > 1)} diverged, " + (
+            "of which it is not known" if "." in metric else "which counts as infinite"
+        )
+    return Verdict(text, word, f"{compared}; permutation test, {p}, {seeds}")
 
 
 def chance(higher: list[float], lower: list[float], *, paired: bool = False) -> float:
@@ -107,12 +107,13 @@ def chance(higher: list[float], lower: list[float], *, paired: bool = False) -> 
     """
     from scipy.stats import permutation_test
 
-    samples = [[max(-1e9, min(value, 1e9)) for value in part] for part in (higher, lower)]  # inf has no difference
     if min(len(higher), len(lower)) < 2:
         return 1.0
+    size = max((abs(value) for value in (*higher, *lower) if math.isfinite(value)), default=0.0) or 1.0
+    samples = [[max(-1e3, min(value / size, 1e3)) for value in part] for part in (higher, lower)]  # inf - inf is nan
 
-    def difference(a: Any, b: Any) -> float:
-        return sum(a) / len(a) - sum(b) / len(b)
+    def difference(a: Any, b: Any) -> float:  # a tie is one, however it was summed
+        return round(sum(a) / len(a) - sum(b) / len(b), 9)
 
     kind = "samples" if paired else "independent"
     options: dict[str, Any] = {"permutation_type": kind, "alternative": "greater", "n_resamples": 20_000, "rng": 0}
@@ -128,6 +129,8 @@ def _published(number: dict[str, Any], rows: list[Row]) -> Verdict:
     if row is None:
         return Verdict(text, "not run", "no run of it with the paper's data and recipe")
     values = row.values(metric)
+    if unknown := _unknown(text, metric, values, rows):
+        return unknown
     n = len(values)
     because = f"{shown(values, metric)}, median {spread(values)[1]:.2f}, {n} seed{'s' * (n > 1)}"
     there = low <= spread(values)[0] <= high  # the interval is that of single runs, and so one can be in it
@@ -138,15 +141,10 @@ def _inside(bounds: Bounds, low: float, high: float) -> str:
     """The word for a mean that should lie in an interval, by Student's t of the seeds; one seed decides nothing, and
     of a seed that lies between bounds the worse one counts.
     """
-    from scipy.stats import t
-
-    n = len(bounds[0])
-    if n < 2:
+    if len(bounds[0]) < 2:
         return "undecided"
     (least, least_slack), (most, most_slack) = (
-        (spread(side)[0], t.ppf(1 - ALPHA, n - 1) * spread(side)[2] / math.sqrt(n))
-        if all(map(math.isfinite, side))
-        else (unknown, 0.0)
+        (spread(side)[0], slack(side)) if all(map(math.isfinite, side)) else (unknown, 0.0)
         for side, unknown in zip(bounds, (-math.inf, math.inf), strict=True)
     )
     if low <= least - least_slack and most + most_slack <= high:
@@ -167,22 +165,20 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
     for facts, row in zip(wanted, found, strict=True):
         if row is None:
             return Verdict(text, "not run", f"no run of {told(facts)}")
-    values, *others = [row.values(metric) for row in found if row]
-    if any(map(math.isnan, [v for seeds in (values, *others) for v in seeds])):
-        return Verdict(text, "not run", f"{metric} was not measured, or is no number{instead(metric, rows)}")
-    gone = sum(map(math.isinf, [v for seeds in (values, *others) for v in seeds]))
-    if gone:
-        return Verdict(text, "undecided", f"{metric}: {gone} seed{'s' * (gone > 1)} diverged")
+    there = [row for row in found if row]
+    if len(there) > 1:  # seed by seed: no difference makes up for another
+        there = [*_same_seeds(*there)]
+        if not there[0].results:
+            return Verdict(text, "not run", "no seed in common")
+    values, *others = [row.values(metric) for row in there]
+    if unknown := _unknown(text, metric, [v for seeds in (values, *others) for v in seeds], rows):
+        return unknown
     low, high = claim.get("least", -math.inf), claim.get("most", math.inf)
     against = " and ".join(f"at {side} {claim[side]:g}" for side in ("least", "most") if side in claim)
-    there = [row for row in found if row]
     bounds = there[0].bounds(metric)
-    if others:  # seed by seed: no difference makes up for another
-        one, two = _same_seeds(*there)
-        if not one.results:
-            return Verdict(text, "not run", "no seed in common")
-        values = [a - b for a, b in zip(one.values(metric), two.values(metric), strict=True)]
-        bounds = _less(one.bounds(metric), two.bounds(metric))
+    if others:
+        values = [a - b for a, b in zip(values, *others, strict=True)]
+        bounds = _less(bounds, there[1].bounds(metric))
         metric, equals = f"difference in {metric}", 0.0
     if equals is not None:
         low, high = equals - claim["within"], equals + claim["within"]
@@ -192,6 +188,15 @@ def _value(claim: dict[str, Any], rows: list[Row]) -> Verdict:
         word = "undecided"
     seeds = f"{len(values)} seeds" if len(values) > 1 else "1 seed, which decides nothing"
     return Verdict(text, word, f"{metric} {shown(values, metric)} against {against}, {seeds}{_beyond(bounds)}")
+
+
+def _unknown(text: str, metric: str, values: list[float], rows: list[Row]) -> Verdict | None:
+    """The verdict where a seed has no such number; None where all have."""
+    if any(map(math.isnan, values)):
+        return Verdict(text, "not run", f"{metric} was not measured, or is no number{instead(metric, rows)}")
+    if gone := sum(map(math.isinf, values)):
+        return Verdict(text, "undecided", f"{metric}: {gone} seed{'s' * (gone > 1)} diverged")
+    return None
 
 
 def _same_seeds(*rows: Row) -> tuple[Row, Row]:
@@ -210,9 +215,12 @@ def _less(one: Bounds, two: Bounds) -> Bounds:
 
 
 def _beyond(*parts: Bounds) -> str:
-    """How many values are not known, as a depth at which no run is."""
-    count = sum(low != high for lows, highs in parts for low, high in zip(lows, highs, strict=True))
-    return f"; {count} value{'s' * (count > 1)} beyond the depths that were run" if count else ""
+    """How many depths are not known: at which no run is, or of which the runs say nothing."""
+    found = [pair for lows, highs in parts for pair in zip(lows, highs, strict=True)]
+    nothing = sum(math.isinf(low) and math.isinf(high) for low, high in found)
+    count = sum(low != high for low, high in found) - nothing
+    told = f"; {count} value{'s' * (count > 1)} beyond the depths that were run" * (count > 0)
+    return told + f"; {nothing} could be anywhere" * (nothing > 0)
 
 
 def _asked(claim: dict[str, Any], rows: list[Row]) -> list[Row]:
