@@ -46,6 +46,7 @@ experiment:
     - title: t
       y: lambda_product.shortcut
 """
+NUMBER = "published: [{of: {depth: 8}, value: 1, within: "
 # what is written instead, and what the line says of it
 MISTAKES = [
     ("higher:", "highr:", "claims[0].highr: no such key; did you mean higher? (allowed: claim, higher,"),
@@ -60,6 +61,16 @@ MISTAKES = [
     ("seeds: [0]", "seeds: [1.5]", "seeds[0]=1.5: a whole number"),
     ("seeds: [0]", "seeds: []", "seeds: at least one"),
     ("  seeds: [0]\n", "", "seeds: is missing"),
+    ("{runs: [depth=20 norm=layer]}", "{runs: []}", "scales.mnist1d.runs: at least one"),
+    ("norm=layer]}", "norm='layer]}", "scales.mnist1d.runs[0]=depth=20 norm='layer: no closing quotation"),
+    ("skip=none,identity", "skip='none", "runs[0]=depth=8 skip='none: no closing quotation"),
+    ("within: 1", "within: -1", "claims[1].within=-1: from 0 on"),
+    ("equals: 3\n      within: 1", "least: 3\n      most: 2", "claims[1]: least=3 is above most=2"),
+    ("equals: 3\n      within: 1", "least: 3\n      most: null", "claims[1].most: needs a value; or leave it out"),
+    ("within: 1", "within: 1\n      crosses: null", "claims[1].crosses: needs a value; or leave it out"),
+    ("  claims:", "  title: null\n  claims:", "title: needs a value; or leave it out"),
+    ("  claims:", f"  {NUMBER}[6.3]}}]\n  claims:", "published[0].within=[6.3]: the least and the most"),
+    ("  claims:", f"  {NUMBER}[7, 6]}}]\n  claims:", "published[0].within=[7, 6]: the least and the most"),
     ("mnist1d: {runs", "minst1d: {runs", "scales.minst1d: no such data set; did you mean mnist1d?"),
     ("{runs: [", "{run: [", "scales.mnist1d.run: no such key; did you mean runs?"),
     ("      y: ", "      x: ", "figures[0].y: is missing"),
@@ -88,6 +99,7 @@ FILES = [
     ("# q?", "# q?\nepoch: 3", "experiment/mine.yaml: epoch: no such option; did you mean epochs? (allowed: depth,"),
     ("# q?", "# q?\nrecipe: {rte: 3}", "experiment/mine.yaml: recipe.rte: no such option; did you mean recipe.rate?"),
     ("# q?", "# q?\ndepth: deep", "experiment/mine.yaml: depth=deep: a whole number"),
+    (WHOLE[WHOLE.index("exper") :], "depth: 8\n", "ideas/experiment/mine.yaml: has no experiment: with its seeds"),
     (WHOLE[20:], "- a\n", "ideas/experiment/mine.yaml: holds no keys with their values"),
 ]
 

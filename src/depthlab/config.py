@@ -232,6 +232,8 @@ def _check_file(file: Path, group: str) -> None:
     package = f"@package {PACKAGES.get(group, group).format(file.stem)}"
     if group in PACKAGES and package not in "".join(re.findall(r"^#.*\n", text, re.MULTILINE)):
         raise Mistake(f"{file}: its first line has to be # {package}, which says where its keys belong")
+    if group == "experiment" and not isinstance(values.get("experiment"), dict):
+        raise Mistake(f"{file}: has no experiment: with its seeds, runs and claims")
     if group not in (*PACKAGES, "recipe") and not {"name", "defaults"} & {*values}:
         raise Mistake(f"{file}: has no name: which function takes its values, as in name: {min(texts(group))}")
 

@@ -3,6 +3,8 @@
 A claim is an `Ordering`, a `Value`, `Bounds` or a `Prediction`; docs/extending.md has the keys in tables.
 """
 
+import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -189,9 +191,16 @@ def check(name: str, experiment: Any) -> None:
     """
     try:
         _check("", experiment, Experiment)
-        for key in ("seeds", "runs"):
-            if not experiment[key]:
-                raise Mistake(f"{key}: at least one")
+        scales = {f"scales.{data}.": scale for data, scale in experiment.get("scales", {}).items()}
+        for path, lists in {"": experiment, **scales}.items():
+            for key in {"seeds", "runs"} & {*lists}:
+                if not lists[key]:
+                    raise Mistake(f"{path}{key}: at least one")
+            for place, line in enumerate(lists.get("runs", [])):
+                _words(f"{path}runs[{place}]", line)
+        for key in ("claims", "published"):
+            for place, claim in enumerate(experiment.get(key, [])):
+                _check_interval(f"{key}[{place}]", claim)
         for key in ("scales", "time"):
             for data in experiment.get(key, {}):
                 if data not in (known := texts("data")):
@@ -201,6 +210,25 @@ def check(name: str, experiment: Any) -> None:
                 raise Mistake(f"figures[{place}].y={figure['y']}: what a probe measures, PROBE.KEY")
     except Mistake as mistake:
         raise Mistake(f"experiment={name}: {mistake}") from None
+
+
+def _words(path: str, line: str) -> None:
+    try:
+        shlex.split(line)
+    except ValueError as error:
+        raise Mistake(f"{path}={line}: {str(error).lower()}") from None
+
+
+def _check_interval(path: str, claim: Mapping[str, Any]) -> None:
+    """Whether what a claim allows is an interval that holds something."""
+    within = claim.get("within", 0.0)
+    if isinstance(within, list):
+        if len(within) != 2 or within[0] > within[1]:
+            raise Mistake(f"{path}.within={within}: the least and the most, as in [6.3, 7.0]")
+    elif within < 0:
+        raise Mistake(f"{path}.within={within}: from 0 on")
+    if claim.get("least", -math.inf) > claim.get("most", math.inf):
+        raise Mistake(f"{path}: least={claim['least']:g} is above most={claim['most']:g}")
 
 
 def _check(path: str, given: Any, kind: Any) -> None:
@@ -234,6 +262,8 @@ def _check_keys(path: str, given: Mapping[str, Any], kind: Any) -> None:
         if given.get(key) is None:
             raise Mistake(f"{at[key]}: is missing")
     for key, value in given.items():
+        if value is None:
+            raise Mistake(f"{at[key]}: needs a value; or leave it out")
         _check(at[key], value, kinds[key])
 
 
