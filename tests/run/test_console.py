@@ -115,3 +115,10 @@ def test_the_file_holds_more_than_the_console_and_ends_with_the_run(logger, tmp_
     lines = [line.split(" ", 2)[2] for line in Path(path).read_text().splitlines()]
     assert lines == ["first", "details", "second", "details"]
     assert [type(h).__name__ for h in logger.handlers if type(h).__module__ != "_pytest.logging"] == ["Console"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's disk that is always full")
+def test_a_log_that_the_disk_does_not_take_is_left_out(logger, capsys):
+    with logging_to(Path("/dev/full")):
+        logger.debug("an evaluation")
+    assert capsys.readouterr().err == ""

@@ -1,6 +1,8 @@
 """TensorBoard's file read by TensorBoard."""
 
+import errno
 import math
+import threading
 
 import pytest
 
@@ -57,3 +59,22 @@ def test_what_a_stopped_run_wrote_after_its_checkpoint_is_not_shown_twice(tmp_pa
         for step in (20, 30, 40):
             board.add(step, {"test_error": float(step)})
     assert read(tmp_path)[0]["error/test"] == [(step, float(step)) for step in (10, 20, 30, 40)]
+
+
+def test_a_full_disk_is_told_where_it_is_saved_and_not_in_a_traceback(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fills_up():
+        with TensorBoard(tmp_path, 0, {}) as board:
+            board.flush()
+            monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+            board.add(1, METRICS)
+            board.flush()
+
+    heard = []
+    monkeypatch.setattr(threading, "excepthook", heard.append)
+    with pytest.raises(OSError, match="No space"):
+        fills_up()
+    assert heard == []
+    assert threading.excepthook == heard.append

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -35,17 +35,25 @@ def log_to_console() -> None:
         log.propagate = False
 
 
+class LogFile(logging.FileHandler):
+    """The log of a run, which leaves out what a full disk does not take: it ends no run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Says nothing, where logging would print a traceback."""
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """What the console says also goes into the file at `path`."""
-    handler = logging.FileHandler(path)
+    handler = LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
 
 
 class Progress:

@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run, written into its directory."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
+        self.usual, threading.excepthook = threading.excepthook, self._fails
         self.writer = SummaryWriter(str(path), purge_step=purge_step, flush_secs=10)
         overlay = {name: ["Multiline", [f"{name}/train", f"{name}/test"]] for name in ("error", "loss")}
         self.writer.add_custom_scalars({"train and test": overlay})
@@ -47,4 +49,12 @@ class TensorBoard:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.writer.close()
+        try:
+            self.writer.close()
+        finally:
+            threading.excepthook = self.usual
+
+    def _fails(self, failure: threading.ExceptHookArgs) -> None:
+        """The writer's thread hands its error to the next flush, which needs no traceback beside it."""
+        if type(failure.thread).__name__ != "_AsyncWriterThread":
+            self.usual(failure)
