@@ -314,8 +314,9 @@ def installed() -> bool:
 
 
 def typed_again() -> str:
-    """The command as it was typed."""
-    return shlex.join(["depthlab", *sys.argv[1:]] if installed() else ["python", *sys.argv])
+    """The command as it was typed, to go on: what `rerun=true` has repeated is not repeated once more."""
+    words = [word for word in sys.argv[1:] if not re.fullmatch("rerun=(true|1|yes|on)", word, re.IGNORECASE)]
+    return shlex.join(["depthlab", *words] if installed() else ["python", sys.argv[0], *words])
 
 
 def from_yaml(text: str) -> Any:

@@ -9,7 +9,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
@@ -81,12 +81,13 @@ class DepthlabSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launches the runs that are not finished. Raises Mistake before the first one if any of them is wrong;
-        exits with 1 if any run failed.
+        exits with 1 if any run failed, or was stopped alone.
         """
         from depthlab.data.images import EXPECTED
         from depthlab.experiment import check
         from depthlab.run.console import log_to_console
         from depthlab.run.describe import result
+        from depthlab.run.directory import InUse
         from depthlab.run.plan import plan
         from depthlab.training.distributed import torchruns
 
@@ -126,6 +127,10 @@ class DepthlabSweeper(BasicSweeper):
         jobs = {planned.run.path: (planned, job) for planned, job in pairs}
         done = {path: planned.finished() for path, (planned, _) in jobs.items() if not planned.cfg.rerun}
         left = {path: pair for path, pair in jobs.items() if not done.get(path)}
+        for planned, _ in left.values():  # here, so that a stopped sweep goes on with what it has not repeated
+            if planned.cfg.rerun and planned.run.finished():
+                with suppress(InUse), planned.run.owned():
+                    planned.run.set_aside()
         log.info(f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {len(jobs) - len(left)} done, {len(left)} to run")
         for summary in filter(None, done.values()):
             log.info(result(summary))
@@ -136,13 +141,16 @@ class DepthlabSweeper(BasicSweeper):
         returns, ended = self._launch(left)
         failed = _tell_failures(returns)
         _tell([planned for planned, _ in jobs.values()], failed)
+        stopped = sum(not left[path][0].run.finished() for path in returns.keys() - failed.keys())
         if ended:
-            log.error(f"hydra/launcher={self.by} gave up; the same command continues: {ended}")
+            log.error(f"hydra/launcher={self.by} gave up: {ended}; to continue: {typed_again()}")
+        elif stopped:
+            log.error(f"{stopped} run{'s were' if stopped > 1 else ' was'} stopped; to continue: {typed_again()}")
         log.info("tensorboard --logdir %s", shlex.quote(self.config.output_dir))
         report = "depthlab-report" if installed() else "python scripts/report.py"
         words = [str(plans[0].run.path.parent), *(f"--config-dir={folder}" for folder in FOLDERS[1:])]
         log.info("%s %s", report, shlex.join(words))
-        if failed or ended:
+        if failed or ended or stopped:
             raise SystemExit(1)
         return [list(returns.values())]
 

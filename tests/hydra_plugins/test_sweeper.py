@@ -12,6 +12,7 @@ import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
 from depthlab.command.compose import without_hydra
@@ -76,6 +77,18 @@ def test_a_launcher_that_is_not_installed_is_named_with_what_installs_it(command
     assert outcome.code == 2
     assert outcome.err == "error: hydra/launcher=submitit_slurm: not installed; pip install -e '.[slurm]'\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_another_process_stopped_are_no_success_and_what_continues_them_repeats_none(command, monkeypatch):
+    command(*GRID)
+    done = JobReturn(status=JobStatus.COMPLETED)
+    launch = "hydra_plugins.depthlab_sweeper.DepthlabSweeper._launch"  # by its name: Hydra loads it anew
+    monkeypatch.setattr(launch, lambda sweeper, left: (dict.fromkeys(left, done), None))
+    outcome = command(*GRID, "rerun=true")
+    assert (outcome.code, summaries()) == (1, {})
+    (told,) = re.findall("^4 runs were stopped; to continue: python train.py (.*)", outcome.out, re.MULTILINE)
+    assert told.replace("++", "").split() == [*GRID]
+    assert len([*Path("outputs/digits/.replaced").iterdir()]) == 4
 
 
 @pytest.mark.parametrize("size", [1, 3])
