@@ -229,6 +229,25 @@ def test_ctrl_c_in_a_probe_leaves_the_next_one_for_later(command, monkeypatch):
     assert {len(looks(run, name)) for name in ("activations", "gradients")} == {3}
 
 
+def test_a_look_at_the_start_stays_whatever_comes_after_it(command, monkeypatch):
+    """Ctrl-C in a later probe, with nothing trained; and a summary that was deleted, as a damaged one is to be."""
+    import signal
+
+    module = sys.modules["depthlab.probes.activations"]
+    growth = module.growth
+    monkeypatch.setattr(module, "growth", lambda *given: signal.raise_signal(signal.SIGINT))
+    words = (*SHORT, "epochs=0")
+    assert command(*words, "probe=[gradients,activations]").code == 130
+    (run,) = Path("outputs/digits").glob("resnet*")
+    (look,) = (run / "probe-gradients.jsonl").read_text().splitlines()
+    monkeypatch.setattr(module, "growth", growth)
+    assert command(*words, "probe=[gradients,activations]").code == 0
+    (run / "summary.json").unlink()
+    assert command(*words, "probe=[norm_effects]").code == 0
+    assert (run / "probe-gradients.jsonl").read_text().splitlines() == [look]
+    assert len(looks(run, "activations")) == len(looks(run, "norm_effects")) == 1
+
+
 def test_more_images_than_memory_holds_are_refused_before_the_run(command, monkeypatch):
     monkeypatch.setattr(probing, "MOST", 4 * 64 * 100)
     words = ("data=digits", "data.subset=200", "depth=8", "width=4", "epochs=0", "probe=lesion")

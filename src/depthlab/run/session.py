@@ -169,7 +169,7 @@ class Session(Part):
                     buffer.zero_()
         home.keep(self.records)
         for probe in home.probes():
-            home.keep(_before(limit, home.records(probe)), probe)
+            home.keep(_before(max(limit, 1), home.records(probe)), probe)  # a look at the start stays true
 
     def announce(self) -> None:
         """Says what the run will do."""
@@ -186,7 +186,7 @@ class Session(Part):
 
     def shown(self) -> TensorBoard:
         """What TensorBoard shows of it."""
-        return TensorBoard(self.home.path, self.state.next_record, describe.hyperparameters(self.planned))
+        return TensorBoard(self.home.path, max(self.state.next_record, 1), describe.hyperparameters(self.planned))
 
     def bar(self) -> Progress:
         """Its progress on the console."""
