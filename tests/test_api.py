@@ -225,7 +225,21 @@ def test_a_run_of_ones_own_images_is_read_back_wherever_they_lie_now(tmp_path):
     np.savez("images.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     depthlab.run("data=folder data.root=images.npz depth=8 width=4 recipe.iterations=2 recipe.batch=20")
     (row,) = depthlab.runs()
+    assert row["iterations"] == 2  # not the 20 epochs that the data set brings
     Path("images.npz").rename("elsewhere.npz")
     with pytest.raises(Mistake, match=r"images\.npz"):
         depthlab.load(row["path"])
     assert depthlab.load(row["path"], root="elsewhere.npz").data.images == 40
+
+
+def test_a_probe_of_which_no_run_has_heard_is_named():
+    depthlab.run(f"{SHORT} probe=[gradients]")
+    assert depthlab.curves("outputs", "gradients")
+    assert depthlab.curves("outputs", "activations") == []
+    with pytest.raises(Mistake, match="probe=gradient: did you mean gradients"):
+        depthlab.curves("outputs", "gradient")
+
+
+def test_torn_quotes_are_a_mistake():
+    with pytest.raises(Mistake, match="no closing quotation"):
+        depthlab.network("data=digits output_dir='my runs")

@@ -430,6 +430,11 @@ def test_weights_of_a_shallower_twin(command):
     assert (deep["depth"], deep["iterations"], twin["depth"], twin["iterations"]) == (14, 0, 8, 20)
     for metric in ("clean_train_error", "test_error", "test_loss"):
         assert deep["final"][metric] == pytest.approx(twin["final"][metric], rel=1e-4)
+    (config,) = [path for path in Path("outputs/digits").glob("*/config.yaml") if "epochs: 0" in path.read_text()]
+    assert command(f"config={config}", "output_dir=again").code == 0  # the twin is trained as long again
+    again = [json.loads(path.read_text()) for path in Path("again/digits").glob("*/summary.json")]
+    assert sorted(summary["iterations"] for summary in again) == [0, 20]
+    assert min(again, key=lambda summary: summary["iterations"])["final"] == deep["final"]
     net = depthlab.network([*short, "depth=14", "weights={depth:8}"])
     assert sum(p.numel() for p in net.parameters()) == deep["parameters"]
 
@@ -449,12 +454,19 @@ def test_weights_of_a_shallower_twin(command):
         (("weights={depth:x}",), "error: weights.depth=x: "),
         (("weights={depth:9}",), "error: depth=9: basic blocks make 6n+2 layers: nearest 8 and 14"),
         (("weights={depth:8}", "norm=group"), "error: weights: here an added layer cannot be the identity"),
+        (("weights={depth:8}", "weight=dirac"), "error: weights: here an added layer cannot be the identity"),
+        (("weights={depth:8}", "skip=scaled"), "error: weights: here an added layer cannot be the identity"),
+        (
+            ("weights={depth:8}", "skip=stochastic_depth"),
+            "error: weights: here an added layer cannot be the identity",
+        ),
         (("weights=[8]",), "error: weights: a file, or options of the run whose weights are meant"),
     ],
 )
 def test_no_weights_of_a_twin(command, words, line):
     outcome = command("data=digits", "data.subset=64", "recipe.batch=32", "depth=14", "epochs=1", "skip=none", *words)
     assert (outcome.code, outcome.err[: len(line)], outcome.err.count("\n")) == (2, line, 1)
+    assert not [*Path("outputs").rglob("config.yaml")]  # not even the twin is trained
 
 
 REFUSED = {
@@ -500,6 +512,30 @@ def test_imagenets_folder_is_the_same_however_it_is_spelled(tmp_path, monkeypatc
     assert len({planned.run.path for planned in made}) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        ("experiment=smoothness data=digits", 6),
+        ("experiment=smoothness data=digits recipe.iterations=100", None),
+        ("experiment=smoothness data=digits recipe.iterations=100 epochs=2", 2),
+        ("experiment=variance_growth data=digits recipe.iterations=100", 0),  # at initialisation
+        ("data=folder recipe.iterations=100", None),
+        ("data=folder", 20),
+    ],
+)
+def test_iterations_that_are_typed_count(words, epochs):
+    assert compose(words.split()).cfg.epochs == epochs
+
+
+def test_a_run_again_takes_another_length(command):
+    assert command("data=digits", "depth=8", "width=4", "epochs=0.1").code == 0
+    (config,) = Path("outputs/digits").glob("*/config.yaml")
+    assert ", 4 iterations in" in command(f"config={config}", "recipe.iterations=4").out
+    assert (
+        "error: recipe.iterations=null: a whole number, or epochs=" in command(f"config={config}", "epochs=null").err
+    )
+
+
 def test_epochs_that_are_no_binary_number():
     images, cfg = SimpleNamespace(images=50_000), SimpleNamespace(epochs=1.1, recipe=SimpleNamespace(batch=100))
     assert build.iterations(cfg, images) == 550
@@ -524,3 +560,7 @@ def test_a_twin_whose_added_layers_could_not_learn_is_refused_before_it_is_train
     assert not Path("outputs").exists()
     for more in (("unit=relu_before_addition", "epochs=0"), ("skip=rezero",)):
         assert command(*words, *more).code == 0
+
+
+def test_the_version_is_ours(command):
+    assert re.fullmatch(r"python \S+, (depthlab \S+, )?torch \S+\n", command("--version").out)

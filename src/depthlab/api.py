@@ -118,6 +118,8 @@ def load(folder: str | Path, *, options: str | Path | None = None, root: str | P
     more = {"options": options, "data.root": root}
     planned = _planned([f"config={home.config}", *(f"{key}={value}" for key, value in more.items() if value)])
     planned.run, stored = home, from_yaml(home.config.read_text())
+    if "root" in stored["data"]:  # wherever they lie now, it is the run's
+        planned.config["data"]["root"] = stored["data"]["root"]
     if planned.config["options"] != stored.get("options"):
         raise Mistake(f"options={options}: not the files that the run was made with")
     with _untouched():
@@ -150,13 +152,18 @@ def runs(folder: str | Path = "outputs") -> list[Record]:
 def curves(folder: str | Path = "outputs", probe: str | None = None) -> list[Record]:
     """A row an evaluation of each run in a folder, or a row a look of a probe.
 
-    `run`, `path`, `status`, the chosen options, then what was measured: `step`, `epoch`, `train_error`, ...
+    `run`, `path`, `status`, the chosen options, then what was measured: `step`, `epoch`, `train_error`, ... Raises
+    Mistake on a probe of which no run has heard.
     """
-    rows = []
+    rows, known = [], {*probes.__all__}
     for found in _found(Path(folder)):
         if isinstance(found, Result):
-            records = found.probes.get(probe, []) if probe else found.records
-            rows += [_about(found) | found.facts | record for record in records]
+            run = Run(found.path)
+            known |= {*run.probes()}
+            looks = found.probes.get(probe or "") or (run.records(probe) if found.unfinished else [])
+            rows += [_about(found) | found.facts | record for record in (looks if probe else found.records)]
+    if probe and probe not in known:
+        raise one_of("probe", probe, sorted(known))
     return rows
 
 
@@ -185,7 +192,10 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1,
 
 
 def _composed(words: Words) -> Composed:
-    given = shlex.split(words) if isinstance(words, str) else list(words)
+    try:
+        given = shlex.split(words) if isinstance(words, str) else list(words)
+    except ValueError as error:
+        raise Mistake(f"{words}: {str(error).lower()}") from None
     if flags := [word for word in given if word.startswith("-")]:
         raise Mistake(f"{flags[0]}: a flag of the command; {ONE}")
     return compose(given)

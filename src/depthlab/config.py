@@ -187,7 +187,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     """
     facts = flat(config)
     checked = {"data.root"} if {"data.source", "data.content"} & {*facts} else set()  # the same bytes, from anywhere
-    left_out = UNSCIENTIFIC | checked
+    left_out = UNSCIENTIFIC | checked | ({"recipe.iterations"} if facts.get("epochs") is not None else set())
     if "options.data" in facts:  # a data set of one's own, whose keys are whatever they are
         left_out = {key for key in left_out if not key.startswith("data.")}
     nothing = {key for key, value in facts.items() if value is None or value is False or LATER.get(key) == value}
@@ -362,6 +362,8 @@ def again(words: list[str]) -> list[str]:
         raise Mistake(f"config={file}: not the config.yaml of a run") from None
     if own and "options" not in typed:
         raise Mistake(f"config={file}: was made with a {' and a '.join(own)} of one's own; add options=FOLDER")
+    if "recipe.iterations" in typed and values.get("epochs"):  # the other way to say how long
+        typed |= {"epochs"}
     if "recipe.optimizer" in typed:  # which brings its own
         typed |= {"recipe.rate", "recipe.warmup.rate"}
     composed = [word for key, word in words_of.items() if not {*_above(key)} & typed]

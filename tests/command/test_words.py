@@ -118,6 +118,8 @@ def test_a_whole_number_is_meant(typed, meant):
         (["output_dir=~nobody_here/runs"], "~nobody_here is nobody's home"),
         (["optimizer=adamw"], "did you mean recipe/optimizer?"),
         (["--experimental-rerun", "x"], "config=RUN/config.yaml makes a run again"),
+        (["--experiment=degradation"], "options are typed without dashes"),
+        (["--config=RUN/config.yaml"], "options are typed without dashes"),
         (["-m", "probe=[gradients],[activations]"], "several in one run: 'probe=[A,B]'"),
         (["-m", "threads=1,2"], "threads: no part of a run's name, so not to be swept; a command each"),
         (["experiment=degradation,lambda"], "experiment=degradation,lambda: one experiment a command"),

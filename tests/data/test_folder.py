@@ -136,6 +136,7 @@ GOOD |= {"x_test": GOOD["x_train"], "y_test": GOOD["y_train"]}
         ({"x_train": np.zeros((2, 3, 3), np.int64)}, "images of int64"),
         ({"x_train": np.full((2, 3, 3), np.nan)}, "not finite"),
         ({"x_test": np.zeros((2, 4, 3), np.uint8)}, r"images of \(3, 3, 1\) to train on, of \(4, 3, 1\) to test on"),
+        ({"x_test": np.zeros((2, 3, 3), np.float32)}, "one side of the images are bytes, 0 to 255, the other floats"),
         ({"y_train": np.arange(3)}, "3 labels of int64"),
         ({"y_train": np.array([0.0, 1.0])}, "2 labels of float64"),
         ({"y_train": np.array([-1, 1])}, "a whole number from 0 on"),

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
+import depthlab
 import depthlab.data
 from conftest import ROOT, bomb
 from depthlab.data.dataset import generator, share
@@ -166,14 +167,20 @@ def test_every_image_has_three_channels_and_the_bytes_of_pil(tmp_path, file):
 
 def test_a_format_is_known_by_its_bytes_and_odd_ones_go_to_pil(tmp_path, monkeypatch):
     Image.fromarray(SMOOTH[..., :3].copy()).save(tmp_path / "png.jpg", "PNG")
-    Image.fromarray(SMOOTH[..., 0].astype(np.uint16) * 256).save(tmp_path / "16.png")
     frames = [Image.fromarray(SMOOTH[..., i].copy()) for i in range(2)]
     frames[0].save(tmp_path / "two.png", "GIF", save_all=True, append_images=frames[1:])
     Image.fromarray(SMOOTH[..., :3].copy()).save(tmp_path / "usual.png")
-    for name in ("png.jpg", "16.png", "two.png"):
+    for name in ("png.jpg", "two.png"):
         assert torch.equal(decode(str(tmp_path / name)), pil(tmp_path / name))
     monkeypatch.delattr("torchvision.io.decode_image")
     assert torch.equal(decode(str(tmp_path / "usual.png")), pil(tmp_path / "usual.png"))
+
+
+@pytest.mark.parametrize(("kind", "file"), [(np.uint16, "16.png"), (np.uint16, "16.tif"), (np.float32, "f.tif")])
+def test_a_grey_of_more_than_8_bits_is_refused(tmp_path, kind, file):
+    Image.fromarray(SMOOTH[..., 0].astype(kind)).save(tmp_path / file)
+    with pytest.raises(Mistake, match="more than 8 bits a grey"):
+        decode(str(tmp_path / file))
 
 
 def test_a_photograph_that_holds_a_second_one_is_read_as_any_jpeg(tmp_path):
@@ -352,3 +359,14 @@ def test_a_signal_to_the_whole_group_stops_and_saves(folder, tmp_path):
     assert run.returncode == 143, err
     assert err.strip() == "stopping after this iteration; once more stops at once"
     assert "stopped and saved at iteration" in out
+
+
+def test_a_run_is_read_back_wherever_its_images_lie_now(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / "set")
+    words = "data.size=28 data.workers=0 depth=18 width=4 recipe.batch=2 epochs=0 threads=1"
+    summary = depthlab.run(f"data=imagenet data.root=set {words}")
+    (tmp_path / "set").rename(tmp_path / "moved")
+    loaded = depthlab.load(depthlab.runs()[0]["path"], root="moved")
+    assert sum(p.numel() for p in loaded.net.parameters()) == summary["parameters"]
+    assert len(loaded.data.first("test", 2)[0]) == 2

@@ -8,6 +8,7 @@ import torch
 from test_inside import dense, made, same, snapshot
 from torch import nn
 
+import depthlab
 import depthlab.data
 from depthlab.errors import Mistake
 from depthlab.network import norm, skip, unit
@@ -174,6 +175,12 @@ def test_an_order_is_the_network_with_its_units_in_that_order():
     assert torch.equal(found, other(X))
     assert alike(net.units) == [(0, 1), (0, 2), (1, 2), (4, 5), (7, 8)]
     assert kendall_tau([1, 2, 0]) == pytest.approx(-1 / 3)
+
+
+def test_units_that_differ_in_their_places_number_alone_are_swapped():
+    for words in ("skip=stochastic_depth", "skip=nf norm=none weight=standardised unit=preact network.shortcut=B"):
+        net = depthlab.network(f"data=digits depth=20 width=4 {words}")
+        assert {*alike(net.units)} >= {(4, 5), (7, 8)}
 
 
 @pytest.mark.parametrize("join", [skip.identity, skip.none, lambda c: skip.dropout(c, p=0.5, rescale=False)])

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from depthlab import config
-from depthlab.command.compose import mistakes, offered
+from depthlab.command.compose import lasting, mistakes, offered
 from depthlab.command.words import meant, readable, sweeps
 from depthlab.errors import Mistake, told_in_one_line
 from depthlab.machine.allocator import start_uncached
@@ -55,7 +55,7 @@ def checked_flags() -> Namespace:
         raise Mistake(message)
 
     parser = get_args_parser()
-    parser.error = refuse
+    parser.error, parser.allow_abbrev = refuse, False
     flags, rest = parser.parse_known_args()
     if flags.resolve and not flags.cfg:
         raise Mistake("--resolve: goes with -c job, which shows the config")
@@ -90,10 +90,16 @@ def cli() -> None:
         if meant(words, "recompute") not in (None, "false"):
             start_uncached()  # as long as sys.argv is what was typed
         sys.argv[1:] = words
+        if "--version" in words:  # else Hydra tells its own
+            from depthlab.run.start import describe
+
+            print(*(f"{name} {number}" for name, number in describe.made_with()["versions"].items()), sep=", ")
+            return
         flags = checked_flags()
         if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):
             sys.argv.insert(1, "-m")
         with offered(sys.argv[1:], flags.config_dir), mistakes():
+            sys.argv[1:] = lasting(sys.argv[1:])
             if flags.help:
                 print(config.help_text())
             else:

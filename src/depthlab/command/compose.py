@@ -35,7 +35,15 @@ def compose(words: Sequence[str]) -> Composed:
             raise Mistake(f"{word}: several runs, and {ONE}")
     with offered(understood), mistakes():
         loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
-        return without_hydra(loader.load_configuration("train", understood, RunMode.RUN))
+        return without_hydra(loader.load_configuration("train", lasting(understood), RunMode.RUN))
+
+
+def lasting(words: Sequence[str]) -> list[str]:
+    """The words, with `epochs=null` where iterations are typed and the data set or experiment brings epochs."""
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    found = [config.texts(group).get(meant(words, group) or "", "") for group in ("data", "experiment")]
+    brought = any((config.from_yaml(text) or {}).get("epochs") for text in found)
+    return [*words, *["epochs=null"] * (brought and "recipe.iterations" in typed and "epochs" not in typed)]
 
 
 def without_hydra(cfg: DictConfig) -> Composed:

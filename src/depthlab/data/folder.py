@@ -47,6 +47,8 @@ def folder(
         raise Mistake(
             f"data.root={root}: images of {train_x.shape[1:]} to train on, of {test_x.shape[1:]} to test on"
         )
+    if (train_x.dtype == np.uint8) != (test_x.dtype == np.uint8):
+        raise Mistake(f"data.root={root}: one side of the images are bytes, 0 to 255, the other floats")
     if (validation or subset) and np.count_nonzero(np.diff(train_y)) < len(np.unique(train_y)) > 1:  # class by class
         order = torch.randperm(len(train_y), generator=generator(0)).numpy()
         train_x, train_y = train_x[order], train_y[order]

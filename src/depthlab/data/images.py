@@ -223,7 +223,8 @@ def decode(path: str) -> Tensor:
     """An image file in RGB, bytes (3, height, width); Mistake, naming it, if it cannot be read.
 
     torchvision decodes JPEG, PNG and WebP; PIL, which is slower, what torchvision does not: TIFF, BMP, PPM, 16 bits a
-    channel, several frames, and all where torchvision has no decoder (0.29 announces its end).
+    colour, several frames, and all where torchvision has no decoder (0.29 announces its end). Greys of 16 bits and
+    floats are refused, as PIL cuts them off.
     """
     if kind(path) in DIRECT:
         with suppress(RuntimeError, AttributeError):  # of a broken file PIL says better what is wrong
@@ -234,6 +235,8 @@ def decode(path: str) -> Tensor:
 
     try:
         with Image.open(path, formats=FORMATS) as opened:
+            if opened.mode[0] in "IF":
+                raise ValueError(f"{opened.mode}: more than 8 bits a grey")
             return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
     except Exception as error:  # of any kind: each format has its own
         raise Mistake(f"data.root: {path} cannot be decoded ({_line(error)})") from error

@@ -35,7 +35,7 @@ def scenes(
 
     Each scene has 2 to 5 of the embedded digits, 10 to 20 pixels high, each somewhere or, half the time, beside or on
     the one before, which it covers: so they touch and overlap. Ink is of a darkness of its own, on a background that
-    is lighter at one side, with noise on all. Test scenes are made of the digits that are test images in `digits`,
+    is lighter at one side, with noise on all. Test scenes are made of every fifth of the embedded digits,
     training scenes of the others. A pure function of `seed`, whatever the run's. Normalised by channel.
 
     Mistake if `size` has no room for a digit, or a number is out of range.

@@ -145,7 +145,8 @@ def together(job: Callable[[int], Any], count: int) -> None:
         if made[0].is_alive() and made[0].pid:
             os.kill(made[0].pid, number)
 
-    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    main = threading.current_thread() is threading.main_thread()  # else another one hears the signals
+    before = {number: signal.signal(number, hand_on) for number in SIGNALS if main}
     try:
         with unheard():
             for process in made:

@@ -59,7 +59,10 @@ def construct(net: Network, shallow: Network, x: Tensor) -> None:
     wanted, found = shallow(x), net(x)
     net.train(modes[0]), shallow.train(modes[1])
     if not (found - wanted).abs().max() <= CLOSE * wanted.abs().max():
-        raise Mistake("weights: here an added layer cannot be the identity; it can with norm=batch or norm=none")
+        raise Mistake(
+            "weights: here an added layer cannot be the identity, or a copied one changes with the depth; it works "
+            "with skip=none or identity, norm=batch or none, plain weights and ReLU"
+        )
 
 
 def _pass_on(unit: Unit, mean: Tensor, variance: Tensor) -> None:

@@ -125,7 +125,8 @@ class dropout(nn.Module):
 
 
 class stochastic_depth(nn.Module):
-    """y = x + b f, b one with probability p_l, else zero, drawn once a batch; in evaluation y = x + p_l f.
+    """y = x + b f, b one with probability p_l, else zero, drawn once a batch, by each process for its part of it; in
+    evaluation y = x + p_l f.
 
     Huang et al. 2016, eqs. 2 and 5. p_l = 1 - l / L (1 - `survival`) falls linearly over the L units, to `survival`
     in the last (eq. 4). A dropped branch is computed all the same, so that its norm sees every batch, and its weights

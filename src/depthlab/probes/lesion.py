@@ -1,6 +1,7 @@
 """What a trained network loses with a unit: deleted, or in another one's place (Veit et al. 2016, section 4)."""
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,9 +126,10 @@ def permuted(units: Sequence[Unit], order: Sequence[int]) -> Lesion:
 
 def alike(units: Sequence[Unit]) -> list[tuple[int, int]]:
     """The pairs of units that are made of the same layers, so that either fits into the other's place: of one stage,
-    without those that change the shape, or that find their first norm and activation in the stem.
+    without those that change the shape, or that find their first norm and activation in the stem. Numbers that a skip
+    has from its place (stochastic depth's p, beta of `nf`) go with the unit.
     """
-    made_of = [repr(unit) for unit in units]
+    made_of = [re.sub(r"\b(p|beta)=[^,)]+", "", repr(unit)) for unit in units]
     return [(i, j) for i, j in combinations(range(len(units)), 2) if made_of[i] == made_of[j]]
 
 

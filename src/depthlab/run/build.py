@@ -95,6 +95,12 @@ def tell(net: nn.Module, steps: int) -> None:
             module.run_length = max(2, steps)  # pyrefly: ignore[bad-argument-type]
 
 
+def check_twin(planned: Plan, twin: Plan, images: DataSet) -> None:
+    """Raises Mistake where the network cannot compute what its twin does, before that is trained."""
+    deep, shallow = (each.build(images.shape, images.classes) for each in (planned, twin))
+    construct(deep, shallow, images.first("train", 16)[0].cpu())
+
+
 def from_twin(net: Network, twin: Plan, images: DataSet, where: torch.device) -> None:
     """Fills the network such that it computes what its twin learned. Raises Mistake where that is not possible."""
     shallow = trained(twin, network(twin, images, where))

@@ -124,6 +124,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
             raise Mistake(f"{path}{key}: {unknown if key not in known else 'needs a value'}")
     cfg = cast(Config, OmegaConf.to_object(composed))
     _check_limits(cfg)
+    if cfg.epochs is None and cfg.recipe.iterations is None:
+        raise Mistake("recipe.iterations=null: a whole number, or epochs= in its place")
 
     values = config.plain(composed)
     twin = _twin(composed, values["weights"], choices)
@@ -153,7 +155,7 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     experiment = choices["experiment"] if values.pop("experiment") else None
     values["folder"] = values["folder"] or experiment or choices["data"]
     chosen = {group: choices[group] for group in (*MODULES, "recipe")}
-    if cfg.epochs is not None:
+    if cfg.epochs is not None and not (twin and cfg.epochs == 0):  # then they are the twin's
         values["recipe"]["iterations"] = None
     measures = _probes(values["probe"], looks)
     planned = Plan(

@@ -13,7 +13,7 @@ from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, within
 from depthlab.machine import gpus, processes
 from depthlab.run import describe
-from depthlab.run.build import count_gpus, device, iterations
+from depthlab.run.build import check_twin, count_gpus, device, iterations
 from depthlab.run.console import log_to_console, logging_to
 from depthlab.run.directory import InUse, Record
 from depthlab.run.plan import Plan, plan
@@ -85,6 +85,8 @@ def _run(planned: Plan, where: torch.device, brief: bool, ranks: Ranks) -> Recor
             f"weights: the file's head is not for {images.classes} classes; with epochs, a new one is trained"
         )
     if planned.twin and not left:
+        if not planned.twin.finished():
+            check_twin(planned, planned.twin, images)
         _run_twin(planned.twin, where, brief, ranks)
     if ranks.rank:
         return Part(planned, images, where, ranks).run()
