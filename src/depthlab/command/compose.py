@@ -41,9 +41,11 @@ def compose(words: Sequence[str]) -> Composed:
 def lasting(words: Sequence[str]) -> list[str]:
     """The words, with `epochs=null` where iterations are typed and the data set or experiment brings epochs."""
     typed = {word.lstrip("+").partition("=")[0] for word in words}
+    if "recipe.iterations" not in typed or "epochs" in typed:
+        return [*words]
     found = [config.texts(group).get(meant(words, group) or "", "") for group in ("data", "experiment")]
     brought = any((config.from_yaml(text) or {}).get("epochs") for text in found)
-    return [*words, *["epochs=null"] * (brought and "recipe.iterations" in typed and "epochs" not in typed)]
+    return [*words, *["epochs=null"] * brought]
 
 
 def without_hydra(cfg: DictConfig) -> Composed:
