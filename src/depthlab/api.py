@@ -24,6 +24,7 @@ from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
 from depthlab.network.resnet import Network
+from depthlab.network.rounding import float32_products_put_back
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
@@ -223,17 +224,13 @@ def _untouched() -> Iterator[None]:
     """
     with ONE_AT_A_TIME:
         benchmark = torch.backends.cudnn.benchmark
-        threads, backends = torch.get_num_threads(), [torch.backends.cuda.matmul]
-        backends.append(torch.backends.cudnn.conv)  # pyrefly: ignore[missing-attribute]
-        precisions = [backend.fp32_precision for backend in backends]
+        threads = torch.get_num_threads()
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         try:
-            with torch.random.fork_rng(devices):
+            with torch.random.fork_rng(devices), float32_products_put_back():
                 yield
         finally:
             torch.set_num_threads(threads)
-            for backend, precision in zip(backends, precisions, strict=True):
-                backend.fp32_precision = precision
             torch.backends.cudnn.benchmark = benchmark
             torch.set_flush_denormal(False)
 

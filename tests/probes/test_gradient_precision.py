@@ -10,10 +10,10 @@ from test_inside import made
 from torch.nn import functional
 
 from depthlab.errors import Mistake
-from depthlab.network import norm, skip, unit
-from depthlab.network.rounding import half_precision, rounded
+from depthlab.network import activation, norm, skip, unit
+from depthlab.network.rounding import float32_products, float32_products_put_back, half_precision, rounded
 from depthlab.probes import gradient_precision
-from depthlab.probes.gradient_precision import cosine, gradient
+from depthlab.probes.gradient_precision import cosine, flipped, gradient
 
 UNITS = [unit.original, unit.bn_after_addition, unit.relu_before_addition, unit.relu_only_preact, unit.preact]
 SKIPS = [
@@ -51,6 +51,7 @@ def test_float32_against_brute_force(order, join, norms):
     assert found["error_fp32"] == pytest.approx(((single - exact).norm() / exact.norm()).item(), rel=1e-6)
     assert found["error_fp64"] == 0
     assert found["expected_fp64"] == 1
+    assert sum(found["flips_fp64"]) == 0
     assert found["error_23"] == found["error_fp32"]
     assert found["error_8"] > 100 * found["error_fp32"]
     assert len(found["cosines_8"]) == len(found["errors_8"]) == 7
@@ -67,6 +68,16 @@ def test_half_formats_are_what_a_run_computes(form):
     exact = by_loss(copy.deepcopy(net).double(), X.double(), Y)
     found = gradient_precision(net, X, Y, 0.1, formats=[form])
     assert found[f"error_{form}"] == pytest.approx(((expected - exact).norm() / exact.norm()).item(), rel=1e-6)
+
+
+def test_a_gpu_computes_float32_as_it_is_also_where_the_run_takes_tf32():
+    inside, net = [], made(depth=8)
+    net.stem.register_forward_hook(lambda *_: inside.append(torch.backends.cuda.matmul.fp32_precision))
+    with float32_products_put_back():
+        float32_products("tf32")
+        gradient_precision(net, X, Y, 0.1, formats=["fp32"])
+        assert inside == ["ieee", "ieee"]
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def test_tf32_by_hand():
@@ -92,11 +103,38 @@ def test_a_float64_network_is_measured_in_float32_as_well():
     assert one == two
 
 
+def plain(formats, **choices):
+    net = made(depth=26, join=skip.none, width=8, **choices)
+    x = X.repeat(8, 1, 1, 1) + torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    return gradient_precision(net, x, Y.repeat(8), 0.1, formats=formats)
+
+
 def test_plain_networks_lose_their_gradient_by_relus_that_flip():
-    net = made(depth=26, join=skip.none, width=8)
-    found = gradient_precision(net, X.repeat(8, 1, 1, 1) + torch.randn(64, 3, 8, 8), Y.repeat(8), 0.1, formats=["8"])
+    found = plain(["8"])
     assert 0.3 < found["cosine_8"] < 0.97
     assert found["cosine_8"] == pytest.approx(found["expected_8"], abs=0.08)
+    assert found["flip_ratio_8"] == pytest.approx(sum(found["flips_8"]) * math.pi / sum(found["signals_8"]))
+    assert found["gap_8"] == pytest.approx(0, abs=0.08)
+
+
+def test_a_layer_loses_by_the_relus_behind_it():
+    found = plain(["8"])
+    assert len(found["signals_8"]) == len(found["expectations_8"]) == len(found["cosines_8"]) == 25
+    assert found["expectations_8"][0] == found["expected_8"]
+    assert found["expectations_8"][-1] == 1 - found["signals_8"][-1] / math.pi
+    gaps = [c - e for c, e in zip(found["cosines_8"], found["expectations_8"], strict=True)]
+    assert found["gap_8"] == pytest.approx(sum(gaps) / 25)
+
+
+@pytest.mark.parametrize(
+    ("function", "power"), [(activation.relu, 1), (activation.tanh, 2), (activation.identity, 2)]
+)
+def test_the_loss_goes_with_the_error_where_relus_flip_and_with_its_square_where_nothing_does(function, power):
+    assert plain(["7", "9", "11"], act=function)["power"] == pytest.approx(power, abs=0.3)
+
+
+def test_flipped():
+    assert flipped(torch.tensor([1.0, 0, -1, 2]), torch.tensor([-1.0, -1, 0.5, 3])) == 0.5
 
 
 @pytest.mark.parametrize("form", ["fp8", "0", "24", "-1"])

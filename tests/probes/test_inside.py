@@ -12,11 +12,13 @@ from depthlab.network.resnet import resnet
 from depthlab.probes.inside import growth, layers, recorded, untouched
 
 
-def made(depth=14, block="basic", order=unit.original, join=skip.identity, norms=norm.batch, width=4):
+def made(
+    depth=14, block="basic", order=unit.original, join=skip.identity, norms=norm.batch, width=4, act=activation.relu
+):
     torch.manual_seed(0)
-    parts = (order(), join, norms, activation.relu)
+    parts = (order(), join, norms, act)
     if norms is norm.batch:
-        parts = (order(), join, lambda channels: norm.batch(channels), activation.relu)
+        parts = (order(), join, lambda channels: norm.batch(channels), act)
     return resnet((3, 8, 8), 10, depth, width, block, *parts, family="cifar", shortcut=None, stride_in="1x1")
 
 

@@ -24,6 +24,27 @@ def rounded(x: Tensor, bits: int) -> Tensor:
     return torch.where(x.isfinite(), (((whole + up) >> cut) << cut).view(torch.float32), x)
 
 
+def float32_products(precision: str) -> None:
+    """How a GPU computes products of float32 numbers, in all threads: `ieee`, or `tf32` by its tensor cores."""
+    for backend in _backends():
+        backend.fp32_precision = precision
+
+
+@contextmanager
+def float32_products_put_back() -> Iterator[None]:
+    """Inside, a GPU may compute products of float32 numbers in another way."""
+    before = [backend.fp32_precision for backend in _backends()]
+    try:
+        yield
+    finally:
+        for backend, precision in zip(_backends(), before, strict=True):
+            backend.fp32_precision = precision
+
+
+def _backends() -> list[Any]:
+    return [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # pyrefly: ignore[missing-attribute]
+
+
 PRODUCTS = (functional.conv2d, functional.linear)
 """The functions that tensor cores compute, or a CPU's instructions for half precision."""
 

@@ -21,7 +21,7 @@ from depthlab.machine.memory import EVALUATION_PIXELS
 from depthlab.network.constructed import construct
 from depthlab.network.graph import compiled, graphed
 from depthlab.network.resnet import Network
-from depthlab.network.rounding import BITS, half_precision, rounded_operands
+from depthlab.network.rounding import BITS, float32_products, half_precision, rounded_operands
 from depthlab.run.plan import Plan
 from depthlab.training import checkpoint
 from depthlab.training.distributed import ALONE, Ranks
@@ -50,9 +50,7 @@ def device(cfg: Config, ranks: Ranks = ALONE) -> torch.device:
         np.finfo(kind)  # numpy before 2.4 would warn later, where subnormals are flushed; this it keeps
     torch.set_flush_denormal(True)
     (allocator.keep_whole_blocks if cfg.recompute else allocator.keep_blocks)()
-    tensor_cores = "tf32" if cfg.precision.name == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = tensor_cores
-    torch.backends.cudnn.conv.fp32_precision = tensor_cores  # pyrefly: ignore[missing-attribute]
+    float32_products("tf32" if cfg.precision.name == "tf32" else "ieee")
     torch.backends.cudnn.benchmark = True
     if name == "cpu":
         return torch.device("cpu")
