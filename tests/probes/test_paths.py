@@ -1,5 +1,6 @@
 """All paths of a small network, one by one."""
 
+from functools import partial
 from itertools import combinations
 from math import comb
 
@@ -17,9 +18,9 @@ from depthlab.probes.paths import _shortest, path_gradient
 X, Y = torch.randn(6, 1, 2, 2, generator=torch.Generator().manual_seed(1)).double(), torch.arange(6) % 3
 
 
-def net(units=4, join=skip.identity, act=activation.identity, order=unit.preact):
+def net(units=4, join=skip.identity, act=activation.identity, order=unit.preact, norms=norm.none):
     torch.manual_seed(0)
-    return mlp((1, 2, 2), 3, units + 2, 5, None, order(), join, norm.none, act).double()
+    return mlp((1, 2, 2), 3, units + 2, 5, None, order(), join, norms, act).double()
 
 
 def true_gradient(made):
@@ -34,6 +35,13 @@ def test_the_gradient_is_the_sum_over_all_paths(act):
     chosen = [{*some} for k in range(5) for some in combinations(made.units, k)]
     assert len(chosen) == 16
     assert torch.allclose(sum(path_gradient(made, X, Y, some) for some in chosen), true_gradient(made), atol=1e-12)
+
+
+def test_a_pass_leaves_no_trace_in_the_next_also_where_the_norm_looks_at_earlier_batches():
+    made = net(norms=partial(norm.renorm, r_max=3.0, d_max=5.0, start=0, r_steps=1, d_steps=1, momentum=0.5)).train()
+    first, second = (path_gradient(made, X, Y, {*made.units}) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.norm() > 0
 
 
 def test_one_path_is_the_product_of_its_weights():

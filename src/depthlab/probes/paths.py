@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -62,12 +63,14 @@ def paths(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed: 
 
 def path_gradient(net: Network, x: Tensor, y: Tensor, chosen: Collection[Unit]) -> Tensor:
     """The cross-entropy's gradient at the first unit's input that comes back through the branches of the `chosen`
-    units and the shortcuts of the others. The pass forward is the usual one; a plain unit has only its branch.
+    units and the shortcuts of the others. The pass forward is the usual one, and leaves running statistics as they
+    were; a plain unit has only its branch.
     """
     torch.manual_seed(0)
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     halves = {unit: partial(_one_way, unit, unit in chosen) for unit in net.units}
     with replacing(halves), recorded(net.units[:1], inputs=True) as first:
-        loss = functional.cross_entropy(net(x), y)
+        loss = functional.cross_entropy(functional_call(net, buffers, (x,)), y)
     return torch.autograd.grad(loss, first)[0]
 
 
