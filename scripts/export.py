@@ -95,6 +95,7 @@ def main() -> None:
     with told_in_one_line():
         run = depthlab.load(given.run, options=given.options, root=given.root)
         out = given.out or given.run / f"network{SUFFIXES[given.to]}"
+        out.parent.mkdir(parents=True, exist_ok=True)
         WRITERS[given.to](run, out)
         print(f"written: {out}")
 

@@ -44,8 +44,8 @@ def assert_same(given, wanted):
 @pytest.mark.parametrize("words", ["data=digits skip=none", "data=synthetic unit=preact network.shortcut=B"])
 def test_safetensors_go_back_in(tmp_path, monkeypatch, export, words):
     run = trained(tmp_path, monkeypatch, f"{TINY} {words}")
-    assert export(run, "safetensors") == (0, "")
-    net = depthlab.network(f"{TINY} {words} weights={run}/network.safetensors").eval()
+    assert export(run, "safetensors", "--out", "a/new/folder/net.safetensors") == (0, "")
+    net = depthlab.network(f"{TINY} {words} weights=a/new/folder/net.safetensors").eval()
     for name, tensor in depthlab.load(run).net.state_dict().items():
         assert torch.equal(net.state_dict()[name], tensor)
 
