@@ -188,7 +188,7 @@ TYPED = {
     "(allowed: constant, cosine, exponential, one_cycle, step)",
     "depth": "depth: not of the form option=value",
     "~qqq": "Could not delete from config. 'qqq' does not exist.",
-    "width=${qqq}": "width: Interpolation key 'qqq' not found",
+    "width=${qqq}": "width: ${qqq} is no option; a variable of the shell is ${oc.env:qqq}",
     "+depth=3": "depth: is there already; leave the + out",
 }
 

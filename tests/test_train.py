@@ -19,6 +19,7 @@ from hydra.types import RunMode
 import depthlab
 from conftest import ROOT, another_process_holds
 from depthlab.command.compose import compose
+from depthlab.config import typed_again
 from depthlab.run import build, start
 from depthlab.run.directory import InUse
 from depthlab.run.plan import plan
@@ -83,11 +84,11 @@ MISTAKES = {
     "recipe/schedule=exponential recipe.schedule.growth=-1": "the rate of iteration 1 is -0.1",
     "recipe.rate=1e39": "the rate of iteration",
     "skip=null": "chosen by its name",
+    "hydra=x": "hydra: no such option; did you mean threads? (allowed: ",
+    "output_dir=${HOME}/runs": "output_dir: ${HOME} is no option; a variable of the shell is ${oc.env:HOME}",
+    "network/depth=8": "network/depth: no such option; did you mean network?",
     "--depth=20": "--depth=20: no such flag; options are typed without dashes, as in depth=20",
     "--foo": "--foo: no such flag",
-    "depth=8 -m seed=0": "seed=0: type all options together, with -m before or behind them",
-    "depth=8 -m depth=8": "depth=8: type all options together, with -m before or behind them",
-    "depth=8 --config-dir . seed=0": "seed=0: type all options together, with --config-dir before or behind them",
     "skip=mine": "stochastic_depth); one of your own: options=FOLDER",
     "skip=learned": "skip=learned: no such skip; one of your own: options=FOLDER (allowed: concat, conv,",
     "probe=[zzz]": "probe=zzz: no such probe; one of your own: options=FOLDER (allowed: activations,",
@@ -236,6 +237,13 @@ def test_a_sweep_does_each_run_once_and_the_second_time_none(command):
     assert second.out.count(": finished, ") == 4
 
 
+@pytest.mark.parametrize("typed", ["depth=8,14 -m seed=1", "-m depth=8,14 --config-dir . seed=1"])
+def test_options_stand_on_either_side_of_a_flag(command, typed):
+    outcome = command(*typed.split(), *[word for word in SHORT if not word.startswith("depth=")])
+    assert (outcome.code, outcome.err) == (0, "")
+    assert {path.name.partition("-")[0] for path in Path("outputs/digits").iterdir()} == {"resnet8", "resnet14"}
+
+
 def test_one_failed_run_does_not_stop_the_others(command):
     Path("outputs").mkdir()
     assert command(*SHORT, "seed=1").code == 0
@@ -305,6 +313,7 @@ def test_what_is_typed_beside_a_config_yaml_goes_before(command):
     assert command(f"config={run}/config.yaml", "skip=identity").code == 0
     assert command(f"config={run}", "recipe/schedule=cosine", "output_dir=other").code == 0
     assert command(f"config={run}", "recipe/optimizer=adamw", "output_dir=other").code == 0
+    assert typed_again() == f"python train.py config={run} recipe/optimizer=adamw output_dir=other"
     other = [yaml.safe_load(path.read_text())["recipe"] for path in Path("other/digits").glob("*/config.yaml")]
     assert {(recipe["schedule"]["name"], recipe["optimizer"]["name"], recipe["rate"]) for recipe in other} == {
         ("cosine", "sgd", 0.1),

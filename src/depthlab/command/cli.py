@@ -9,9 +9,9 @@ from argparse import Namespace
 from contextlib import nullcontext
 from typing import NoReturn
 
-import hydra
+from hydra import version
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -25,7 +25,7 @@ from depthlab.machine.allocator import start_uncached
 if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily starve each other on a busy machine
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
-# Hydra composes all for it, and once more for the run; the words say it: -m, which cli() adds where it is meant.
+# Hydra composes all for it, and once more for the run; the words say it, -m or `sweeps`.
 Hydra.get_mode = lambda *_, **__: None  # pyrefly: ignore[bad-assignment]
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
 
@@ -43,12 +43,16 @@ def task(cfg: DictConfig) -> None:
         run(cfg, hydra.runtime.choices, brief=sweep)
 
 
-main = hydra.main(**config.VERSION_BASE, config_path=str(config.CONFIGS), config_name="train")(task)
+def main(flags: Namespace) -> None:
+    """What hydra.main does, with flags and options that were read already: sys.argv stays what was typed."""
+    if config.VERSION_BASE:
+        version.setbase(config.VERSION_BASE["version_base"])
+    _run_hydra(flags, get_args_parser(), task, config_path=str(config.CONFIGS), config_name="train")
 
 
-def checked_flags() -> Namespace:
-    """The flags. Raises Mistake, a line where argparse takes eight, at one that Hydra does not have or in a torn
-    command.
+def checked_flags(words: list[str]) -> Namespace:
+    """The flags, and all options among the words as `overrides`. Raises Mistake, a line where argparse takes eight,
+    at a flag that Hydra does not have or in a torn command.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -56,7 +60,7 @@ def checked_flags() -> Namespace:
 
     parser = get_args_parser()
     parser.error, parser.allow_abbrev = refuse, False
-    flags, rest = parser.parse_known_args()
+    flags, rest = parser.parse_known_args(words)
     if flags.resolve and not flags.cfg:
         raise Mistake("--resolve: goes with -c job, which shows the config")
     if flags.shell_completion and not any(
@@ -76,9 +80,7 @@ def checked_flags() -> Namespace:
     for word in rest:
         if word.startswith("-"):
             raise Mistake(f"{word}: no such flag; options are typed without dashes, as in depth=20 (--help: all)")
-        behind = sys.argv[::-1][sys.argv[::-1].index(word) :]
-        flag = next(typed for typed in behind if typed.startswith("-"))
-        raise Mistake(f"{word}: type all options together, with {flag} before or behind them")
+    flags.overrides = sorted([*flags.overrides, *rest], key=words.index)  # argparse takes those up to a flag alone
     return flags
 
 
@@ -88,19 +90,17 @@ def cli() -> None:
     with told_in_one_line(config.keys, config.owners, config.origin):
         words = readable(sys.argv[1:])
         if meant(words, "recompute") not in (None, "false"):
-            start_uncached()  # as long as sys.argv is what was typed
-        sys.argv[1:] = words
+            start_uncached()
         if "--version" in words:  # else Hydra tells its own
             from depthlab.run.start import describe
 
             print(*(f"{name} {number}" for name, number in describe.made_with()["versions"].items()), sep=", ")
             return
-        flags = checked_flags()
-        if sweeps(sys.argv[1:]) and not (flags.multirun or flags.run or flags.cfg or flags.info):
-            sys.argv.insert(1, "-m")
-        with offered(sys.argv[1:], flags.config_dir), mistakes():
-            sys.argv[1:] = lasting(sys.argv[1:])
+        flags = checked_flags(words)
+        flags.multirun |= sweeps(words) and not (flags.run or flags.cfg or flags.info)
+        with offered(flags.overrides, flags.config_dir), mistakes():
+            flags.overrides = lasting(flags.overrides)
             if flags.help:
                 print(config.help_text())
             else:
-                main()
+                main(flags)
