@@ -218,7 +218,12 @@ def test_numbers_over_depth_with_the_depth_that_is_predicted(tmp_path):
             run(tmp_path, depth=depth, seed=seed, probes={"p": [{}, {}, look]})
     found, _, _ = load(tmp_path)
     lines = {"TF32": {"y": "p.cosine", "predicted": ["p.bits", 10.1]}, "other": {"y": "p.cosine"}}
-    (ax,) = drawn({"title": "t", "y": "p.cosine", "lines": lines}, rows(found)).axes
+    figure = drawn({"title": "t", "y": "p.cosine", "lines": lines}, rows(found))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["predicted", "TF32", "other"]
+    del lines["TF32"]["predicted"]
+    foreseeing_nothing = drawn({"title": "t", "y": "p.cosine", "lines": lines}, rows(found))
+    assert [text.get_text() for text in foreseeing_nothing.legends[0].get_texts()] == ["TF32", "other"]
+    (ax,) = figure.axes
     plotted = {line.get_label(): line for line in ax.lines}
     assert [*plotted["TF32"].get_ydata()] == [0.75, 0.5, 0.25]
     assert [*plotted["TF32: predicted"].get_xdata()] == pytest.approx([40, 40])

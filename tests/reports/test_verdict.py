@@ -344,6 +344,8 @@ def test_a_diverged_loss_is_said_to_count():
 def test_a_depth_is_not_known_where_a_number_in_between_was_not_measured():
     rows = kind((20, 40, 60, 80), [(1.0, math.nan, 0.9, 0.1)] * 4)
     assert crossing({"of": {}, "equals": 75, "within": 5}, rows).word == "not run"
+    rows = kind((20, 40, 60, 80), [(1.0, 0.9, 0.1, math.nan), (1.0, 0.9, 0.1, math.inf)] * 2)
+    assert crossing({"of": {}, "equals": 50, "within": 5}, rows).word == "reproduced"
     away = kind((20, 40, 60), [*[(1.0, 0.9, 0.8)] * 3, (1.0, 0.9, math.nan)])
     assert crossings(away, 0.5)[0].results[0].bounds("p.cosine") == (60, math.inf)  # as the others move
 

@@ -106,8 +106,8 @@ class Crossing(Result):
 
     def value(self, metric: str) -> float:
         """The depth, between the two where it first leaves the side on which it begins, on a straight line; where it
-        does not, the deepest, or the shallowest where it moves away from the level. Infinite where a run diverged,
-        nan where it was not measured.
+        does not, the deepest, or the shallowest where it moves away from the level. Infinite where a run diverged
+        before, nan where it was not measured before.
         """
         return self._found(metric)[0]
 
@@ -120,11 +120,11 @@ class Crossing(Result):
 
     def _found(self, metric: str) -> tuple[float, float, float]:
         points = [(result.config["depth"], result.value(metric) - self.level) for result in self.by_depth]
-        if any(math.isinf(value) for _, value in points):
-            return math.inf, -math.inf, math.inf
-        if any(math.isnan(value) for _, value in points):
-            return math.nan, math.nan, math.nan
         for (shallow, before), (deep, after) in pairwise(points):
+            if math.isinf(before) or math.isinf(after):
+                return math.inf, -math.inf, math.inf
+            if math.isnan(before) or math.isnan(after):
+                return math.nan, math.nan, math.nan
             if before * after <= 0 and before != after:
                 depth = shallow + (deep - shallow) * before / (before - after)
                 return depth, depth, depth

@@ -132,7 +132,8 @@ def over_depth(rows: list[Row], spec: Spec) -> Figure:
             ax.tick_params(labelbottom=True)
     for ax in grid[len(panels) :]:
         ax.set_visible(False)
-    add_legend(figure, styles, 84, [Line2D([], [], label="predicted", **THEORY)])
+    foreseen = any("predicted" in line for line in spec["lines"].values())
+    add_legend(figure, styles, 84, [Line2D([], [], label="predicted", **THEORY)] * foreseen)
     return figure
 
 
