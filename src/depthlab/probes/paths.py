@@ -32,8 +32,9 @@ def paths(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed: 
     that holds 95 % of the gradient; `effective_share`: what share of all paths they are.
 
     A dense network's paths pass a unit through its branch or beside it, in the channels that were there before; the
-    units between its stages, which all paths pass, do not count. A plain network is one path, of length n. Costs
-    draws (n + 1) passes forward and back. Raises Mistake if `draws` is not positive.
+    units between its stages, which all paths pass, do not count. A plain network is one path, of length n. Masks of
+    dropout and stochastic depth are the same in all passes. Costs draws (n + 1) passes forward and back. Raises
+    Mistake if `draws` is not positive.
     """
     if draws < 1:
         raise Mistake(f"probe.paths.draws={draws}: at least 1")
