@@ -84,6 +84,9 @@ MISTAKES = {
     "recipe/schedule=exponential recipe.schedule.growth=-1": "the rate of iteration 1 is -0.1",
     "recipe.rate=1e39": "the rate of iteration",
     "skip=null": "chosen by its name",
+    "-m depth=8 -c job": "-m -c: one of them at a time",
+    "lr=default": "lr: no such option; did you mean recipe.rate?",
+    "width=${recipe.batchs}": "width: ${recipe.batchs} is no option",
     "hydra=x": "hydra: no such option; did you mean threads? (allowed: ",
     "output_dir=${HOME}/runs": "output_dir: ${HOME} is no option; a variable of the shell is ${oc.env:HOME}",
     "network/depth=8": "network/depth: no such option; did you mean network?",
@@ -237,11 +240,14 @@ def test_a_sweep_does_each_run_once_and_the_second_time_none(command):
     assert second.out.count(": finished, ") == 4
 
 
-@pytest.mark.parametrize("typed", ["depth=8,14 -m seed=1", "-m depth=8,14 --config-dir . seed=1"])
+@pytest.mark.parametrize("typed", ["depth=8,14 seed=1 seed=2 -m seed=1", "-m depth=8,14 --config-dir . seed=1"])
 def test_options_stand_on_either_side_of_a_flag(command, typed):
     outcome = command(*typed.split(), *[word for word in SHORT if not word.startswith("depth=")])
     assert (outcome.code, outcome.err) == (0, "")
-    assert {path.name.partition("-")[0] for path in Path("outputs/digits").iterdir()} == {"resnet8", "resnet14"}
+    assert {path.name.rpartition("-")[0] for path in Path("outputs/digits").iterdir()} == {
+        "resnet8-identity-batch-s1",
+        "resnet14-identity-batch-s1",
+    }
 
 
 def test_one_failed_run_does_not_stop_the_others(command):

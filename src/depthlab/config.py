@@ -315,7 +315,7 @@ def installed() -> bool:
 
 def typed_again() -> str:
     """The command as it was typed, to go on: what `rerun=true` has repeated is not repeated once more."""
-    words = [word for word in sys.argv[1:] if not re.fullmatch("rerun=(true|1|yes|on)", word, re.IGNORECASE)]
+    words = [word for word in sys.argv[1:] if not re.fullmatch(r"\+*rerun=(true|1|yes|y|on)", word, re.IGNORECASE)]
     return shlex.join(["depthlab", *words] if installed() else ["python", sys.argv[0], *words])
 
 

@@ -56,7 +56,8 @@ def wrong_value(option: str, text: str, given: object = None) -> Mistake:
     if re.search("Incompatible value 'None'|is not Optional", text):
         return Mistake(f"{option}=null: a value is needed")
     if key := re.search("Interpolation key '(.*?)' not found", text):
-        return Mistake(f"{option}: ${{{key[1]}}} is no option; a variable of the shell is ${{oc.env:{key[1]}}}")
+        shell = f"; a variable of the shell is ${{oc.env:{key[1]}}}" if re.fullmatch(r"\w+", key[1]) else ""
+        return Mistake(f"{option}: ${{{key[1]}}} is no option{shell}")
     if "is not a subclass of" in text:
         return Mistake(f"{option}: is set key by key, as in {option}.KEY=VALUE")
     text = re.sub("^\\w+ raised while resolving interpolation: ", "", text)
@@ -185,7 +186,7 @@ def _one_line(error: Exception, keys: Keys, owners: Owners, origin: Origin) -> s
         return "values with commas are a sweep: add -m"
     if word := re.search(r"item is already at '(.*?)'", str(error)):
         return f"{word[1]}: is there already; leave the + out"
-    if word := re.search(r"(?s)Could not override '(.*?)'.*default", str(error)):
+    if word := re.search(r"Could not override '([^']*)'\.(?: No match|\s+Did you mean)", str(error)):
         return f"{word[1]}: no such option; {hint(word[1], keys())}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form option=value"

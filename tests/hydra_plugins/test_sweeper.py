@@ -84,7 +84,7 @@ def test_runs_that_another_process_stopped_are_no_success_and_what_continues_the
     done = JobReturn(status=JobStatus.COMPLETED)
     launch = "hydra_plugins.depthlab_sweeper.DepthlabSweeper._launch"  # by its name: Hydra loads it anew
     monkeypatch.setattr(launch, lambda sweeper, left: (dict.fromkeys(left, done), None))
-    outcome = command(*GRID, "rerun=true")
+    outcome = command(*GRID, "++rerun=true")
     assert (outcome.code, summaries()) == (1, {})
     (told,) = re.findall("^4 runs were stopped; to continue: python train.py (.*)", outcome.out, re.MULTILINE)
     assert told.split() == [*GRID]

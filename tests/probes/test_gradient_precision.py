@@ -9,6 +9,7 @@ import torch
 from test_inside import made
 from torch.nn import functional
 
+import depthlab
 from depthlab.errors import Mistake
 from depthlab.network import activation, norm, skip, unit
 from depthlab.network.rounding import float32_products, float32_products_put_back, half_precision, rounded
@@ -135,6 +136,30 @@ def test_the_loss_goes_with_the_error_where_relus_flip_and_with_its_square_where
 
 def test_flipped():
     assert flipped(torch.tensor([1.0, 0, -1, 2]), torch.tensor([-1.0, -1, 0.5, 3])) == 0.5
+    assert math.isnan(flipped(torch.tensor([1.0]), torch.tensor([math.inf])))
+
+
+def test_of_what_overflows_nothing_is_told():
+    net = made(depth=8, join=skip.none, norms=norm.none)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(100)
+    found = gradient_precision(net, X, Y, 0.1, formats=["fp16"])
+    assert all(math.isnan(found[f"{key}_fp16"]) for key in ("cosine", "expected", "flip_ratio", "gap"))
+    assert math.isnan(found["flips_fp16"][-1])
+
+
+def test_a_layer_without_a_gradient_takes_the_gap_from_no_other():
+    found = gradient_precision(made(depth=8, join=partial(skip.skipinit, start=0.0)), X, Y, 0.1, formats=["8"])
+    assert any(map(math.isnan, found["cosines_8"]))
+    assert abs(found["gap_8"]) < 1
+
+
+def test_the_stem_of_a_dense_network_has_all_activations_behind_it():
+    net = depthlab.network("network=densenet_imagenet depth=121 width=8 data=digits")
+    found = gradient_precision(net, torch.randn(4, 1, 32, 32), torch.arange(4), 0.1, formats=["8"])
+    assert len(found["signals_8"]) == len(found["expectations_8"]) + 1 == 121
+    assert found["expectations_8"][0] == found["expected_8"]
 
 
 @pytest.mark.parametrize("form", ["fp8", "0", "24", "-1"])

@@ -60,7 +60,7 @@ def checked_flags(words: list[str]) -> Namespace:
 
     parser = get_args_parser()
     parser.error, parser.allow_abbrev = refuse, False
-    flags, rest = parser.parse_known_args(words)
+    flags, rest = parser.parse_known_intermixed_args(words)
     if flags.resolve and not flags.cfg:
         raise Mistake("--resolve: goes with -c job, which shows the config")
     if flags.shell_completion and not any(
@@ -80,7 +80,15 @@ def checked_flags(words: list[str]) -> Namespace:
     for word in rest:
         if word.startswith("-"):
             raise Mistake(f"{word}: no such flag; options are typed without dashes, as in depth=20 (--help: all)")
-    flags.overrides = sorted([*flags.overrides, *rest], key=words.index)  # argparse takes those up to a flag alone
+    commands = {
+        "-r": flags.run,
+        "-m": flags.multirun,
+        "-c": flags.cfg,
+        "--info": flags.info,
+        "-sc": flags.shell_completion,
+    }
+    if len(several := [flag for flag, given in commands.items() if given]) > 1:
+        raise Mistake(f"{' '.join(several)}: one of them at a time")
     return flags
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+from bisect import bisect
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,12 +32,12 @@ def gradient_precision(net: Network, x: Tensor, y: Tensor, rate: float, *, forma
     `errors_F`: of each layer's weights.
 
     `signals_F`: relative error e of what reaches each activation, `flips_F`: share of its entries whose sign differs,
-    so that a ReLU is on in one pass and off in the other: e / pi of two Gaussian signals (Sheppard 1899; a small
-    angle e); `flip_ratio_F`: all flips by the sum of e / pi. `expected_F`: product of 1 - e / pi over the
-    activations, the cosine where a plain network loses its gradient by ReLUs that flip; `expectations_F`: over those
-    behind each layer, and `gap_F`: mean over layers of the cosine minus this. `power`, of two numbers of bits or
-    more: -log2(1 - cosine) grows by so much a bit (least squares), 1 where the loss goes with the rounding error, 2
-    where with its square.
+    so that a ReLU is on in one pass and off in the other (not a mirrored one, which sees differences of entries):
+    e / pi of two Gaussian signals (Sheppard 1899; a small angle e); `flip_ratio_F`: all flips by the sum of e / pi.
+    `expected_F`: product of 1 - e / pi over the activations, the cosine where a plain network loses its gradient by
+    ReLUs that flip; `expectations_F`: over those behind each layer, and `gap_F`: mean of the cosine minus this, over
+    the layers whose gradient is not 0. `power`, of two numbers of bits or more: -log2(1 - cosine) grows by so much a
+    bit (least squares), 1 where the loss goes with the rounding error, 2 where with its square. Null, what overflows.
 
     A GPU computes as in `precision=fp32`, whatever the run's precision is. Costs a pass forward and back a format and
     one more. Raises Mistake on another format.
@@ -46,16 +47,20 @@ def gradient_precision(net: Network, x: Tensor, y: Tensor, rate: float, *, forma
             given = f"probe.gradient_precision.formats={formats}"
             raise Mistake(f"{given}: each one of {', '.join(BITS)}, or mantissa bits from 1 to {BITS['fp32']}")
     exact, reached = gradient(net, x, y, "fp64")
-    depth = len(layers(net))
+    place = {module: place for place, module in enumerate(net.modules())}
+    activations = [place[module] for module in nonlinearities(net)]
+    passed = [bisect(activations, place[layer]) for _, layer, _ in layers(net)]
+    depth = len(passed)
     values: Values = {}
     for form in formats:
         found, signals = gradient(net, x, y, form)
         errors = [relative(a, b) for a, b in zip(reached, signals, strict=True)]
         flips = [flipped(a, b) for a, b in zip(reached, signals, strict=True)]
-        kept = [max(0.0, 1 - e / math.pi) for e in errors]
+        kept = [max(0.0, 1 - e / math.pi) if math.isfinite(e) else math.nan for e in errors]
         pairs = [*zip(exact, found, strict=True)]
         cosines = [cosine(a, b) for a, b in pairs[:depth]]
-        expectations = [math.prod(kept[max(0, len(kept) - depth + layer) :]) for layer in range(depth)]
+        expectations = [math.prod(kept[before:]) for before in passed]
+        known = [c - e for c, e in zip(cosines, expectations, strict=True) if math.isfinite(c)]
         values |= {
             f"cosine_{form}": cosine(joined(exact), joined(found)),
             f"error_{form}": relative(joined(exact), joined(found)),
@@ -63,10 +68,10 @@ def gradient_precision(net: Network, x: Tensor, y: Tensor, rate: float, *, forma
             f"errors_{form}": [relative(a, b) for a, b in pairs[:depth]],
             f"signals_{form}": errors,
             f"flips_{form}": flips,
-            f"flip_ratio_{form}": sum(flips) * math.pi / sum(errors) if sum(errors) > 0 else math.nan,
+            f"flip_ratio_{form}": sum(flips) * math.pi / sum(errors) if 0 < sum(errors) < math.inf else math.nan,
             f"expected_{form}": math.prod(kept),
             f"expectations_{form}": expectations,
-            f"gap_{form}": statistics.fmean(c - e for c, e in zip(cosines, expectations, strict=True)),
+            f"gap_{form}": statistics.fmean(known) if known else math.nan,
         }
     lost = {int(form): 1 - values[f"cosine_{form}"] for form in formats if form.isdigit()}
     if len(lost) > 1:
@@ -108,8 +113,8 @@ def _format(form: str, device: torch.device) -> AbstractContextManager:
 
 
 def flipped(a: Tensor, b: Tensor) -> float:
-    """Share of the entries that are above 0 in one of two tensors alone."""
-    return ((a > 0) != (b > 0)).double().mean().item()
+    """Share of the entries that are above 0 in one of two tensors alone; nan where one is not finite."""
+    return ((a > 0) != (b > 0)).double().mean().item() if a.isfinite().all() and b.isfinite().all() else math.nan
 
 
 def joined(tensors: list[Tensor]) -> Tensor:
