@@ -580,3 +580,10 @@ def test_a_twin_whose_added_layers_could_not_learn_is_refused_before_it_is_train
 
 def test_the_version_is_ours(command):
     assert re.fullmatch(r"python \S+, (depthlab \S+, )?torch \S+\n", command("--version").out)
+
+
+@pytest.mark.parametrize("line", ["train.py dep", "train.py seed=0 -m dep", "train.py -m seed=0 --config-dir . dep"])
+def test_completion_takes_options_on_either_side_of_a_flag(command, monkeypatch, line):
+    monkeypatch.setenv("COMP_LINE", f"python {line}")
+    outcome = command("-sc", "query=bash")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "depth=\n", "")

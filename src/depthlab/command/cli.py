@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import NoReturn
 
 from hydra import version
+from hydra._internal import utils
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -27,6 +28,7 @@ if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait long and busily sta
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on, so that they are told in one line
 # Hydra composes all for it, and once more for the run; the words say it, -m or `sweeps`.
 Hydra.get_mode = lambda *_, **__: None  # pyrefly: ignore[bad-assignment]
+utils.get_args = lambda args=None: get_args_parser().parse_intermixed_args(args)  # for completion
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/")  # ours replace the plugins' own, as meant
 
 
