@@ -61,6 +61,8 @@ MISTAKES = [
     ("seeds: [0]", "seeds: [1.5]", "seeds[0]=1.5: a whole number"),
     ("seeds: [0]", "seeds: []", "seeds: at least one"),
     ("  seeds: [0]\n", "", "seeds: is missing"),
+    ("{runs: [depth=20 norm=layer]}", "{seeds: []}", "scales.mnist1d.seeds: at least one"),
+    ("{runs: [depth=20 norm=layer]}", "{seeds: [a]}", "scales.mnist1d.seeds[0]=a: a whole number"),
     ("{runs: [depth=20 norm=layer]}", "{runs: []}", "scales.mnist1d.runs: at least one"),
     ("norm=layer]}", "norm='layer]}", "scales.mnist1d.runs[0]=depth=20 norm='layer: no closing quotation"),
     ("skip=none,identity", "skip='none", "runs[0]=depth=8 skip='none: no closing quotation"),

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
@@ -15,6 +16,7 @@ import experiments
 from conftest import ROOT
 from depthlab.command.compose import compose
 from depthlab.config import experiment_rows, swept, texts
+from depthlab.experiment import check
 from depthlab.reports.collect import Result, rows
 from depthlab.reports.verdict import judge
 from depthlab.run.plan import plan
@@ -42,6 +44,11 @@ def planned_runs(name, data, *typed):
     sweep, words = loader.load_configuration("train", [], RunMode.MULTIRUN), [f"experiment={name}", f"data={data}"]
     jobs = [[*words, *(f"{key}={value}" for key, value in job.items()), *typed] for job in grid(name, data)]
     return [plan(*made) for made in composed(loader, sweep, jobs)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_keys_are_those_of_an_experiment(name):
+    check(name, yaml.safe_load(texts("experiment")[name])["experiment"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -197,12 +197,12 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[list[str]]:
     """The sweeps of an experiment, as typed after -m, each a list of overrides; one empty one without experiment.
 
-    What `scales.<data>` holds goes before the rest: `runs` instead of the usual ones, `options` for all of them.
+    What `scales.<data>` holds goes before the rest: `seeds` and `runs` instead of the usual ones, `options` for all.
     """
     if not experiment:
         return [[]]
     here = experiment.get("scales", {}).get(data, {})
-    seeds = "seed=" + ",".join(str(seed) for seed in experiment["seeds"])
+    seeds = "seed=" + ",".join(str(seed) for seed in here.get("seeds", experiment["seeds"]))
     lines = here.get("runs", experiment["runs"])
     return [[seeds, *here.get("options", []), *shlex.split(line)] for line in lines]
 

@@ -160,6 +160,7 @@ class Pictures:
 class Scale:
     """What an experiment is on one data set."""
 
+    seeds: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
 

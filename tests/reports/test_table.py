@@ -7,7 +7,7 @@ import re
 import pytest
 from made import run
 
-from depthlab.config import FOLDERS
+from depthlab.config import FOLDERS, experiment_rows
 from depthlab.reports import table as table_module
 from depthlab.reports.collect import load, rows, telling
 from depthlab.reports.table import about, beside, best, gather, grid, markdown, missing, table, terminal
@@ -132,6 +132,9 @@ def test_a_data_set_can_have_runs_and_options_of_its_own(folder):
     own = {"scales": {"digits": {"options": ["skip=none"], "runs": ["depth=20,32,56"]}}}
     (sheet,) = gather(folder, EXPERIMENT | own).sheets
     assert sheet.missing == ["skip=none depth=32: no finished run"]
+    own["scales"]["digits"] = {"seeds": [5, 6], "runs": ["depth=20,56"]}
+    assert experiment_rows(EXPERIMENT | own, "digits") == [["seed=5,6", "depth=20,56"]]
+    assert experiment_rows({"seeds": [1], "runs": ["depth=8"]} | own, "mnist1d") == [["seed=1", "depth=8"]]
 
 
 def test_unfinished_and_broken_runs_are_named_and_skipped(folder):
