@@ -43,7 +43,8 @@ PACKAGES = {"experiment": "_global_", "data": "_global_", "probe": "probe.{}"}
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """What Hydra 1.3 wants to be told, and 1.4 not."""
 
-if yaml.__with_libyaml__:  # OmegaConf and Hydra, too, read YAML by libyaml: a config in four fifths of the time
+# OmegaConf 2.3 and Hydra, too, read YAML by libyaml, as 2.4 does by itself: a config in four fifths of the time.
+if yaml.__with_libyaml__ and hasattr(omegaconf._utils, "get_yaml_loader"):
     _Loader = type("_Loader", (yaml.CSafeLoader, omegaconf._utils.get_yaml_loader()), {})
     omegaconf._utils.get_yaml_loader = lambda: _Loader
 
