@@ -195,6 +195,11 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in facts.items() if not (k in nothing or {k, k.split(".")[0]} & left_out)}
 
 
+def experiment_seeds(experiment: Mapping[str, Any], data: str) -> list[int]:
+    """The seeds of an experiment on a data set; none without experiment."""
+    return experiment.get("scales", {}).get(data, {}).get("seeds", experiment.get("seeds", []))
+
+
 def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[list[str]]:
     """The sweeps of an experiment, as typed after -m, each a list of overrides; one empty one without experiment.
 
@@ -203,7 +208,7 @@ def experiment_rows(experiment: Mapping[str, Any] | None, data: str) -> list[lis
     if not experiment:
         return [[]]
     here = experiment.get("scales", {}).get(data, {})
-    seeds = "seed=" + ",".join(str(seed) for seed in here.get("seeds", experiment["seeds"]))
+    seeds = "seed=" + ",".join(str(seed) for seed in experiment_seeds(experiment, data))
     lines = here.get("runs", experiment["runs"])
     return [[seeds, *here.get("options", []), *shlex.split(line)] for line in lines]
 

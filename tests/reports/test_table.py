@@ -134,6 +134,8 @@ def test_a_data_set_can_have_runs_and_options_of_its_own(folder):
     assert sheet.missing == ["skip=none depth=32: no finished run"]
     own["scales"]["digits"] = {"seeds": [5, 6], "runs": ["depth=20,56"]}
     assert experiment_rows(EXPERIMENT | own, "digits") == [["seed=5,6", "depth=20,56"]]
+    (sheet,) = gather(folder, EXPERIMENT | own).sheets
+    assert sheet.missing[0].endswith("; not there: seeds 5, 6")
     assert experiment_rows({"seeds": [1], "runs": ["depth=8"]} | own, "mnist1d") == [["seed=1", "depth=8"]]
 
 

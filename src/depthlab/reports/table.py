@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import FOLDERS, LATER, experiment_rows, swept
+from depthlab.config import FOLDERS, LATER, experiment_rows, experiment_seeds, swept
 from depthlab.reports.collect import Result, Row, instead, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
@@ -118,7 +118,7 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
         made, running = ([part for row in every if (part := row.only(finished))] for finished in (True, False))
         published = [p for p in whole.get("published", []) if any(matches(row, at | p["of"]) for row in made)]
         wanted = grid(experiment_rows(experiment, data)) if experiment else []
-        absent = missing(wanted, whole.get("seeds", []), made)
+        absent = missing(wanted, experiment_seeds(whole, data), made)
         absent += [f"figure of {f['y']}{line}" for f in whole.get("figures", []) if (line := instead(f["y"], made))]
         drawn = [(figure, having(figure, made)) for figure in whole.get("figures", [])]
         sides = [side for c in whole.get("claims", []) for side in (c, c.get("predicted", {}))]
