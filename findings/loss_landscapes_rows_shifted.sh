@@ -1,12 +1,12 @@
 #!/bin/sh
-# loss-landscapes 3.0.6 with torch 2.14.1: every second row of a plane is a step out of line, so a convex loss looks rough.
+# loss-landscapes 3.0.6 with torch 2.14.1: every second row of a plane is a step out of line; a convex loss looks rough.
 # Guess: random_plane(model, loss, steps=20) is the loss on a regular grid around the model. A convex loss, such as that
 #   of softmax regression, is then convex along each row and each column of the picture.
-# Seen (2026-11-30): along the rows yes, but of the second differences along the columns half are negative: a washboard. The
-#   rows are walked to and fro; on the way back each value is that of the place one step before its own. The same in
-#   planar_interpolation. On the grid without these shifts, which is computed beside it, none is negative. So "how convex
-#   is the loss around the network?" is answered by the walk. And the "maximum distance" divides: distance=10 shows a
-#   tenth of what distance=1 shows. (That the directions are drawn from [0, 1] is reported as the package's issue 4.)
+# Seen (2026-11-30): along the rows yes, but of the second differences along the columns half are negative: a
+#   washboard. The rows are walked to and fro, and on the way back each value is that of the place one step before its
+#   own. The same in planar_interpolation. On the grid without these shifts, computed beside it, none is negative. So
+#   "how convex is the loss around the network?" is answered by the walk. And the "maximum distance" divides:
+#   distance=10 shows a tenth of what distance=1 shows. (That directions are drawn from [0, 1] is the package's issue 4.)
 # Fails if that changes.
 set -eu
 folder=$(mktemp -d)
