@@ -441,6 +441,9 @@ def test_weights_of_a_shallower_twin(command):
         in command(*short, "depth=14", "weights={depth:8}", "epochs=0").out
     )
     assert "done before" in command(*short, "depth=8").out
+    begins = (*short[:4], "depth=14", "weights={depth:8}", "epochs=0", "output_dir=less")
+    for length in (2, 3):  # the twin's, as the run itself has none
+        assert "done before" not in command(*begins, f"recipe.iterations={length}").out
     summaries = [json.loads(path.read_text()) for path in Path("outputs/digits").glob("*/summary.json")]
     deep, twin = sorted(summaries, key=lambda summary: summary["iterations"])
     assert (deep["depth"], deep["iterations"], twin["depth"], twin["iterations"]) == (14, 0, 8, 20)

@@ -188,7 +188,10 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     """
     facts = flat(config)
     checked = {"data.root"} if {"data.source", "data.content"} & {*facts} else set()  # the same bytes, from anywhere
-    left_out = UNSCIENTIFIC | checked | ({"recipe.iterations"} if facts.get("epochs") is not None else set())
+    twin = "weights.file" not in facts and any(key.startswith("weights.") for key in facts)
+    left_out = UNSCIENTIFIC | checked
+    if facts.get("epochs") is not None and not (twin and facts["epochs"] == 0):  # then they are the twin's
+        left_out = left_out | {"recipe.iterations"}
     if "options.data" in facts:  # a data set of one's own, whose keys are whatever they are
         left_out = {key for key in left_out if not key.startswith("data.")}
     nothing = {key for key, value in facts.items() if value is None or value is False or LATER.get(key) == value}
