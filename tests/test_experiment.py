@@ -89,6 +89,7 @@ MISTAKES = [
     ("8, skip: identity", "8, skip: conv", "claims[0].lower.skip=conv: "),
     ("scale: 0.5}", "scale: 0.7}", "claims[1].of.skip.scale=0.7: did you mean 0.5? (allowed: 0.5)"),
     ("{skip: none", "{skip: none, skip.scale: 0.5", "claims[0].higher: no run is skip=none skip.scale=0.5"),
+    ("{skip: none", "{depth: 8", "claims[0].higher: depth=8 is 3 rows; name one by skip, skip.scale, "),
 ]  # fmt: skip
 # what is written instead in the file, and the whole line
 FILES = [

@@ -338,6 +338,9 @@ def test_epochs_0_measures_the_network_at_initialisation(command):
     assert record["step"] == 0
     assert 50 < record["test_error"] <= 100
     assert "train_error" not in record
+    assert (
+        command("-m", *SHORT, "epochs=0").out.splitlines()[2].endswith("1 finished")
+    )  # no errors, as none was learned
 
 
 def test_a_run_of_another_config_in_the_same_directory_is_refused(command):
@@ -436,10 +439,9 @@ def test_weights_from_elsewhere_are_trained_on_with_a_head_for_other_classes(com
 def test_weights_of_a_shallower_twin(command):
     """Which is trained first where it is not there; the run that starts from it has its errors, and goes on."""
     short = ("data=digits", "data.subset=200", "skip=none", "width=4", "recipe.iterations=20", "evaluate_train=true")
-    assert (
-        ", and 6 layers that begin as the identity\n"
-        in command(*short, "depth=14", "weights={depth:8}", "epochs=0").out
-    )
+    out = command(*short, "depth=14", "weights={depth:8}", "epochs=0").out
+    assert ", and 6 layers that begin as the identity\n" in out
+    assert re.search(r": finished, not trained \(epochs=0\), clean train error \d+\.\d\d %, test error \d+", out)
     assert "done before" in command(*short, "depth=8").out
     begins = (*short[:4], "depth=14", "weights={depth:8}", "epochs=0", "output_dir=less")
     for length in (2, 3):  # the twin's, as the run itself has none

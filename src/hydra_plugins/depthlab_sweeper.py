@@ -169,7 +169,8 @@ class DepthlabSweeper(BasicSweeper):
             size = self.max_batch_size or machine["runs"]
             os.environ.setdefault("OMP_NUM_THREADS", str(machine["threads"]))
         costs = [planned.cfg.depth * max(1, _images(planned.cfg)) for planned in plans]
-        progress = overall(costs, lambda: [_share(planned, start) for planned in plans])
+        timed = not any(planned.probes for planned in plans)  # what these take is not known before
+        progress = overall(costs, lambda: [_share(planned, start) for planned in plans], timed)
         with handing_on() if several else nullcontext([]) as came, progress:
             for first in range(0, len(left), size):
                 batch = paths[first : first + size]
@@ -353,9 +354,11 @@ def _tell(plans: "list[Plan]", failed: Collection[Path] = ()) -> None:
     made = rows(results)
     width = max(len(row.label) for row in made)
     for row in made:
-        ends = Counter(result.summary["status"] for result in row.results)
+        summaries = [result.summary for result in row.results]
+        ends = Counter(summary["status"] for summary in summaries)
         words = [", ".join(f"{count} {status}" for status, count in ends.items())]
-        for metric in ("train_error", "test_error"):
+        untrained = all(summary.get("iterations") == 0 and "weights" not in summary for summary in summaries)
+        for metric in ("train_error", "test_error") if not untrained else ():
             values = [value for value in row.values(metric) if math.isfinite(value)]
             words += [f"{metric.replace('_', ' ')} {mean(values)} %"] * bool(values)
         log.info(f"  {row.label:{width}}  {'  '.join(words)}")

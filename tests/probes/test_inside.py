@@ -9,7 +9,7 @@ from torch import nn
 from depthlab.network import activation, densenet, norm, skip, unit
 from depthlab.network.graph import compiled
 from depthlab.network.resnet import resnet
-from depthlab.probes.inside import growth, layers, recorded, untouched
+from depthlab.probes.inside import growth, layers, progress, recorded, untouched
 
 
 def made(
@@ -20,6 +20,14 @@ def made(
     if norms is norm.batch:
         parts = (order(), join, lambda channels: norm.batch(channels), act)
     return resnet((3, 8, 8), 10, depth, width, block, *parts, family="cifar", shortcut=None, stride_in="1x1")
+
+
+def test_a_bar_is_drawn_in_a_terminal_but_not_in_a_sweeps_worker(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for parent, drawn in ((None, True), (object(), False)):
+        monkeypatch.setattr("multiprocessing.parent_process", lambda parent=parent: parent)
+        assert [*progress([1, 2], "lesion", "networks")] == [1, 2]
+        assert ("lesion: " in capsys.readouterr().err) is drawn
 
 
 def dense(depth=13, join=skip.concat, order=unit.preact, bottleneck=False):

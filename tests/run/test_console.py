@@ -81,15 +81,19 @@ def test_a_whole_sweep_is_one_line(monkeypatch, capsys):
     """Of three runs the first was half done before; the second is dear."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     shares = [0.5, 0, 0]
-    with overall([1, 8, 1], lambda: shares):
+    with overall([1, 8, 1], lambda: shares, timed=True):
         shares[:] = [1, 0.5, 0]
     shown = capsys.readouterr().err.split("\r")
     assert any(line.startswith("0 of 3 runs   5%|") for line in shown)
     assert any(line.startswith("1 of 3 runs  50%|") for line in shown)
+    assert "to go" in "".join(shown)
+    with overall([1, 8, 1], lambda: shares, timed=False):
+        pass
+    assert "to go" not in capsys.readouterr().err
 
 
 def test_without_a_terminal_a_sweep_draws_nothing(capsys):
-    with overall([1], lambda: [0]):
+    with overall([1], lambda: [0], timed=True):
         pass
     assert capsys.readouterr() == ("", "")
 

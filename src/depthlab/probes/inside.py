@@ -1,17 +1,25 @@
 """What every probe needs: a network that is left as it was, its layers by name, what passes through them."""
 
 import math
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from depthlab.network.resnet import Network
 
 Values = dict[str, Any]
 """What a probe returns: numbers, and lists of numbers or of lists, by name."""
+
+
+def progress(things: Iterable[Any], name: str, unit: str) -> Iterable[Any]:
+    """Things one by one, with a bar where there is a terminal; not in a sweep's worker, as the sweep has its line."""
+    hidden = None if multiprocessing.parent_process() is None else True
+    return tqdm(things, name, unit=f" {unit}", disable=hidden, leave=False)
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from itertools import combinations, islice
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from depthlab.errors import Mistake
 from depthlab.machine.memory import at_once
 from depthlab.network.resnet import Network, ZeroPad
 from depthlab.network.skip import concat
 from depthlab.network.unit import Unit
-from depthlab.probes.inside import Values
+from depthlab.probes.inside import Values, progress
 
 HARMLESS = 1.0
 """A unit is harmless to delete if the error grows by less than so many points."""
@@ -56,7 +55,7 @@ def lesion(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed:
     stages = [[unit for unit in stage.modules() if unit in units] for stage in joined]
     lesions += [{unit: partial(cut, unit) for unit in stage} for stage in stages]
 
-    bar = tqdm(lesions, "lesion", unit=" networks", disable=None, leave=False)
+    bar = progress(lesions, "lesion", "networks")
     base, *errors = [error_with(lesion, net, x, y) for lesion in bar]
     parts = iter(errors)
     single, after_deletions, after_swaps = ([*islice(parts, len(part))] for part in (units, sets, orders))

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
-from tqdm import tqdm
 
 from depthlab.errors import Mistake
 from depthlab.machine.memory import at_once
 from depthlab.network.resnet import Network
-from depthlab.probes.inside import Values
+from depthlab.probes.inside import Values, progress
 
 Direction = dict[str, Tensor]
 """A change of weights, by the names of the parameters; what is not in it stays."""
@@ -42,7 +41,7 @@ def loss_surface(
     delta, eta = filter_normalised(net, draw), filter_normalised(net, draw)
     axis, line = (torch.linspace(-reach, reach, count).tolist() for count in (points, line_points))
     places = [(a, b) for b in axis for a in axis] + [(a, 0.0) for a in line]
-    bar = tqdm(places, "loss_surface", unit=" points", disable=None, leave=False)
+    bar = progress(places, "loss_surface", "points")
     found = torch.tensor([evaluated(net, x, y, delta, a, eta, b) for a, b in bar], dtype=torch.float64)
     grid, (line_loss, line_error) = found[: points**2].view(points, points, 2), found[points**2 :].T
     loss, error = grid.unbind(2)

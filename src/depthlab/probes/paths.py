@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
-from tqdm import tqdm
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
 from depthlab.network.unit import Unit
-from depthlab.probes.inside import Values, recorded
+from depthlab.probes.inside import Values, progress, recorded
 from depthlab.probes.lesion import replacing, skipping
 
 HELD = 0.95
@@ -42,7 +41,7 @@ def paths(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed: 
     units, random = skipping(net), torch.Generator().manual_seed(seed)
     n, plain = len(units), all(unit.skip is None for unit in units)
     gradient = [0.0] * (n + 1)
-    for k in tqdm([n] if plain else range(n + 1), "paths", unit=" lengths", disable=None, leave=False):
+    for k in progress([n] if plain else range(n + 1), "paths", "lengths"):
         sets = [torch.randperm(n, generator=random)[:k].tolist() for _ in range(draws)]
         norms = [path_gradient(net, x, y, {units[i] for i in places}).norm().item() for places in sets]
         gradient[k] = statistics.fmean(norms)

@@ -37,6 +37,8 @@ def check(
         for path, wanted in _selectors(experiment):
             asked = {k: v for k, v in wanted.items() if k != "best" and not _typed(k, typed)}
             _select(path, asked, runs, elsewhere)
+        for path, wanted in _sides(experiment):
+            _select_one(path, wanted, [{k: v for k, v in row.items() if not _typed(k, typed)} for row in runs])
         for key in (key for key in experiment.get("published_at", {}) if not _typed(key, typed)):
             _known("published_at", key, runs, elsewhere)
         for path, metric in _metrics(experiment):
@@ -66,6 +68,14 @@ def _selectors(experiment: dict[str, Any]) -> Iterator[tuple[str, Facts]]:
                 (f"{path}.lines.{k}", facts) for k, facts in part.get("lines", {}).items() if "against" in part
             )
             yield from ((f"{path}.theory[{i}].of", law.get("of", {})) for i, law in enumerate(part.get("theory", [])))
+
+
+def _sides(experiment: dict[str, Any]) -> Iterator[tuple[str, Facts]]:
+    """What has to be one row: the sides of a claim that compares, or holds one against a number."""
+    for place, claim in enumerate(experiment.get("claims", [])):
+        sides = {k: claim[k] for k in ("higher", "lower", "equals", "of") if isinstance(claim.get(k), dict)}
+        if "crosses" not in claim:  # which is of all depths
+            yield from ((f"claims[{place}].{k}", facts) for k, facts in sides.items() if "best" not in facts)
 
 
 def _metrics(experiment: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -100,6 +110,16 @@ def _select(path: str, asked: Facts, runs: Sequence[Facts], elsewhere: Sequence[
     parts = [{key: asked[key] for key in asked if key in row} or asked for row in elsewhere]
     if not any(hold(row, asked) for row in runs) and not any(map(hold, elsewhere, parts)):
         raise Mistake(f"{path}: no run is {told(asked)}")
+
+
+def _select_one(path: str, asked: Facts, runs: Sequence[Facts]) -> None:
+    """Raises Mistake where a side of a claim is several rows."""
+    found = {repr({k: v for k, v in row.items() if k != "seed"}): row for row in runs if hold(row, asked)}
+    if len(found) > 1:
+        rows = list(found.values())
+        keys = dict.fromkeys(key for row in rows for key in row if key != "seed" and not key.endswith(".name"))
+        differ = [key for key in keys if len({repr(row.get(key)) for row in rows}) > 1]
+        raise Mistake(f"{path}: {told(asked)} is {len(found)} rows; name one by {', '.join(differ)}, or best: METRIC")
 
 
 def _known(path: str, key: str, runs: Sequence[Facts], elsewhere: Sequence[Facts]) -> None:

@@ -111,8 +111,9 @@ class Progress:
 
 
 @contextmanager
-def overall(costs: Sequence[float], shares: Callable[[], Sequence[float]]) -> Iterator[None]:
-    """Inside, where there is a terminal, one line for a whole sweep: the runs that are done, and the time left.
+def overall(costs: Sequence[float], shares: Callable[[], Sequence[float]], timed: bool) -> Iterator[None]:
+    """Inside, where there is a terminal, one line for a whole sweep: the runs that are done and, if `timed`, the time
+    left.
 
     `costs`: of each run, in any unit; `shares()`: how much of each is done, from 0 to 1; it is asked each second.
     """
@@ -126,7 +127,8 @@ def overall(costs: Sequence[float], shares: Callable[[], Sequence[float]]) -> It
         while not over.wait(1):
             draw()
 
-    form, over = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go", threading.Event()
+    left, over = ", {remaining} to go" if timed else "", threading.Event()
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}" + left
     with tqdm(total=sum(costs), bar_format=form, smoothing=0, disable=None, leave=False) as bar:
         if bar.disable:
             yield

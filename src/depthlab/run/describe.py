@@ -192,14 +192,16 @@ def _peak_memory(device: str) -> int | None:
 
 def result(summary: Record) -> str:
     """A run's one line: its name, its last errors, the best epoch's beside them."""
-    if not summary["iterations"]:
-        error = f", test error {summary['final']['test_error']:.2f} %" if "weights" in summary else ""
-        return f"{summary['name']}: {summary['status']}, not trained (epochs=0){error}"
     final, best = summary["final"], summary["best"]
     words = [f"{summary['name']}: {summary['status']}"]
-    for split in ("train", "validation", "test"):
-        if final.get(f"{split}_error") is not None:
-            words.append(f"{split} error {final[f'{split}_error']:.2f} %")
+    errors = [
+        f"{split.replace('_', ' ')} error {final[f'{split}_error']:.2f} %"
+        for split in ("train", "clean_train", "validation", "test")
+        if final.get(f"{split}_error") is not None
+    ]
+    if not summary["iterations"]:
+        return ", ".join([*words, "not trained (epochs=0)", *(errors if "weights" in summary else [])])
+    words += errors
     chosen = " chosen by validation" if best["chosen_by"] == "validation_error" else ""
     words[-1] += f" (best{chosen} {best['test_error']:.2f} %, epoch {best['epoch']:.0f})"
     words += [
