@@ -223,6 +223,14 @@ def test_an_unfinished_run_ends_in_a_ring_and_says_its_iteration(tmp_path):
     assert marks(plain, "unfinished") == []
 
 
+def test_depths_that_are_near_have_one_label(depths):
+    near = dict(zip((20, 56, 110), (8, 38, 40), strict=True))
+    drawn = figure.final([replace(row, facts=row.facts | {"depth": near[row.facts["depth"]]}) for row in depths])
+    drawn.draw_without_rendering()
+    for ax in drawn.axes:
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["8", "", "40"]
+
+
 def test_labels_of_several_lines_have_room(tmp_path):
     run(tmp_path)
     drawn = figure.final([replace(row, label="norm.momentum=0.1 " * 6) for row in made(tmp_path) * 8])

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 from matplotlib.transforms import Affine2D, ScaledTranslation, Transform
 
 from depthlab.reports.collect import Result, Row, spread
@@ -236,9 +236,12 @@ def _over_depth(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
     ax.set_xscale("log")
     ax.set(xlabel="layers", xlim=(depths[0] / 1.15, depths[-1] * 1.15))
     ax.grid(axis="x", visible=False)
-    ax.xaxis.set_major_locator(FixedLocator(depths))
+    apart, labels = 1.3 * (depths[-1] / depths[0]), {}
+    for depth in reversed(depths):  # of two that would print over each other the deeper has a label
+        if depth * apart**0.08 < min(labels, default=math.inf):
+            labels[depth] = str(depth)
+    ax.set_xticks(depths, [labels.get(depth, "") for depth in depths])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter("{:.0f}".format))
 
 
 def _over_rows(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
