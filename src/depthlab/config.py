@@ -328,6 +328,14 @@ def typed_again() -> str:
     return shlex.join(["depthlab", *words] if installed() else ["python", sys.argv[0], *words])
 
 
+def typed_command() -> str | None:
+    """The command as it stands in a report, without where its runs are written; None from Python."""
+    if Path(sys.argv[0]).name not in ("train.py", "depthlab"):
+        return None
+    words = [word for word in sys.argv[1:] if not word.startswith(("output_dir=", "rerun="))]
+    return shlex.join([*(["depthlab"] if installed() else ["python", "train.py"]), *words])
+
+
 def from_yaml(text: str) -> Any:
     """The plain values that a YAML text holds, by libyaml where PyYAML has it: some ten times as fast."""
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))

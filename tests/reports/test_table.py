@@ -91,6 +91,15 @@ def test_the_commands_of_a_sweep_and_of_an_experiment_of_ones_own(tmp_path, monk
     ]
 
 
+def test_commands_that_were_typed_stand_in_the_report(tmp_path):
+    commands = ["python train.py -m depth=20 seed=0,1", "python train.py depth=56 epochs=3"]
+    for depth, seed, command in ((20, 0, commands[0]), (20, 1, commands[0]), (56, 0, commands[1])):
+        summary = run(tmp_path, depth, seed=seed) / "summary.json"
+        summary.write_text(json.dumps(json.loads(summary.read_text()) | {"command": command}))
+    (sheet,) = gather(tmp_path, EXPERIMENT).sheets
+    assert sheet.commands.splitlines() == [*commands, f"python scripts/report.py outputs/{tmp_path.name}"]
+
+
 def test_verdicts_stand_in_the_report_and_a_claim_on_several_rows_does_not_stop_it(folder):
     (sheet,) = gather(folder, EXPERIMENT).sheets
     first, second, third = sheet.verdicts

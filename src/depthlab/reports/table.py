@@ -21,6 +21,8 @@ CAPTIONS = {
     "seeds that diverged.",
 }
 
+MANY = 6
+"""So many different commands are too many to be listed."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 NOTHING = ("none", "fixup")
 """Options of a group that are none: Fixup's scalars normalise nothing."""
@@ -145,7 +147,9 @@ def gather(folder: Path, experiment: dict[str, Any] | None = None) -> Report:
 
 
 def _commands(name: str, data: str, results: list[Result], experiment: str | None) -> str:
-    """What is typed; options of one's own are looked for in the folder of --config-dir, where there is one."""
+    """What was typed, where all runs know it; else what makes an experiment's runs, or one of these. Options of one's
+    own are looked for in the folder of --config-dir, where there is one.
+    """
     words = [f"experiment={experiment}", f"data={data}"] if experiment else []
     words = words or [f"config=outputs/{name}/{results[0].path.name}/config.yaml"]
     folders = [folder for folder in FOLDERS[1:] if (folder / "experiment" / f"{experiment}.yaml").exists()]
@@ -154,7 +158,10 @@ def _commands(name: str, data: str, results: list[Result], experiment: str | Non
         fit = [str(folder) for folder in folders if all((folder / f"{group}.py").exists() for group in mine)]
         words.append(f"options={[*fit, 'FOLDER'][0]}")
     report = ["python", "scripts/report.py", f"outputs/{name}", *flags]
-    return f"{shlex.join(['python', 'train.py', *words, *flags])}\n{shlex.join(report)}"
+    typed = list(dict.fromkeys(result.summary.get("command", "") for result in results if not result.unfinished))
+    if not all(typed) or not 0 < len(typed) < MANY:
+        typed = [shlex.join(["python", "train.py", *words, *flags])]
+    return "\n".join([*typed, shlex.join(report)])
 
 
 def _unfinished(result: Result) -> str:

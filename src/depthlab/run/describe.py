@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from depthlab.config import CONFIGS, HERE, label
+from depthlab.config import CONFIGS, HERE, label, typed_command
 from depthlab.data.dataset import DataSet
 from depthlab.network.weights import NAMINGS, Start
 from depthlab.run.directory import Record
@@ -139,6 +139,7 @@ def summary(plan: Plan, records: list[Record], facts: Record, training_seconds: 
         "status": "diverged" if "diverged_at" in last else "finished",
         **({"diverged_at": last["diverged_at"]} if "diverged_at" in last else {}),
         "name": plan.run.path.name,
+        **({"command": command} if (command := typed_command()) else {}),
         "choices": plan.choices,
         "depth": plan.cfg.depth,
         "width": plan.cfg.width,
