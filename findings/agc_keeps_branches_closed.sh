@@ -1,11 +1,11 @@
 #!/bin/sh
-# timm 1.0.31 with torch 2.14.1: adaptive gradient clipping keeps the branches of the networks that it was made for shut.
+# timm 1.0.31 with torch 2.14.1: adaptive gradient clipping keeps shut the branches of the networks it is made for.
 # Guess: clipping each gradient to a hundredth of its weight's length (Brock et al. 2021, eq. 3; eps 0.001) cuts the
 #   spikes of a norm-free network and leaves its training otherwise as it is, the branches' too.
 # Seen (2026-11-30; test_nfnet, timm's smallest, 300 iterations of 64 scikit-learn digits, SGD at a rate of 0.1):
 #   the gains that open the branches start at zero, and a gradient beside zero may be no longer than a hundredth of eps.
 #   After 300 iterations they are at 0.0002, and the loss is the same to four digits with every branch taken out. What
-#   was trained is the shortcuts. With the gains left out of the clipping they are at 0.07 to 0.09, and the branches count.
+#   was trained is the shortcuts. With the gains left out of the clipping they are at 0.07 to 0.09; the branches count.
 # Fails if that changes.
 set -eu
 folder=$(mktemp -d)
