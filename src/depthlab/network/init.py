@@ -86,23 +86,24 @@ def delta_orthogonal(net: _Net, *, gain: float | None, rescale: bool, zero_last:
     gain = _gain(net, gain)
 
     def fill(weight: Tensor) -> None:
-        nn.init.zeros_(weight)
-        out, channels, *kernel = weight.shape
-        centre = weight[(slice(None), slice(None), *(size // 2 for size in kernel))]
+        out, channels = weight.shape[:2]
         scale = sqrt(max(out / channels, 1)) if rescale else 1.0
         with no_grad():
-            centre.copy_(nn.init.orthogonal_(weight.new_empty(out, channels), gain * scale))
+            _centre(weight.zero_()).copy_(nn.init.orthogonal_(weight.new_empty(out, channels), gain * scale))
 
     _fill(net, fill, zero_last)
 
 
-def looks_linear(net: _Net, *, zero_last: bool) -> None:
+def looks_linear(net: _Net, *, centre: bool, zero_last: bool) -> None:
     """Pairs of channels that begin as each other's mirror image, [[W, -W], [-W, W]] with W orthogonal, so that a ReLU
-    network begins as a linear one: W max(z, 0) - W max(-z, 0) = W z (Balduzzi et al. 2017, section 5).
+    network begins as a linear one: W max(z, 0) - W max(-z, 0) = W z (Balduzzi et al. 2017, section 5). With shortcuts
+    the ReLU behind the addition sees no mirror: `unit=relu_before_addition` is linear, `original` and `preact` not.
 
     The first layer has no mirror in its inputs, the last none in its outputs. `activation=mirrored_relu`, the paper's
-    concatenated ReLU, keeps the mirror in training, an ordinary ReLU only begins with it. Raises Mistake on an odd
-    number of channels, and on networks that label pixels.
+    concatenated ReLU, keeps the mirror in training, an ordinary ReLU only begins with it. `centre`: in a kernel's
+    centre alone, as in `delta_orthogonal`, which keeps every length; else W is the whole kernel, out x (in, kernel),
+    which loses the signal to the zeros around the image (how the authors fill a kernel could not be read). Raises
+    Mistake on an odd number of channels, and on networks that label pixels.
     """
     if getattr(net, "labels", "images") == "pixels":
         raise Mistake("init=looks_linear: pairs the channels of layers in a row, and networks of pixels have others")
@@ -114,12 +115,14 @@ def looks_linear(net: _Net, *, zero_last: bool) -> None:
 
     def fill(weight: Tensor) -> None:
         into, outof = weight is not layers[0].weight, weight is not layers[-1].weight
-        (out, channels), kernel = weight.shape[:2], weight.shape[2:]
+        part = _centre(weight) if centre else weight
+        (out, channels), kernel = part.shape[:2], part.shape[2:]
         w = nn.init.orthogonal_(weight.new_empty(out // (1 + outof), channels // (1 + into), *kernel))
         w = stack([w, -w], 2).flatten(1, 2) if into else w
         w = stack([half * w, -half * w], 1).flatten(0, 1) if outof else w
         with no_grad():
-            weight.copy_(w)
+            weight.zero_()
+            part.copy_(w)
 
     _fill(net, fill, zero_last)
 
@@ -147,6 +150,11 @@ def fixup(net: _Net) -> None:
 def torch(net: _Net, *, zero_last: bool) -> None:
     """torch's own default, weights and biases as constructed: uniform within 1 / sqrt(fan_in)."""
     _zero_last(net, zero_last)
+
+
+def _centre(weight: Tensor) -> Tensor:
+    """The weights in a kernel's centre, out x in; of a linear map all."""
+    return weight[(slice(None), slice(None), *(size // 2 for size in weight.shape[2:]))]
 
 
 def _gain(net: _Net, gain: float | None) -> float:
