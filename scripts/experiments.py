@@ -33,7 +33,7 @@ COUNTED = ("reproduced", "contradicted", "undecided")
 THEMES = {
     "Degradation, and its cure": "degradation constructed_solution layer_responses gradient_flow imagenet_depth",
     "Which shortcut, which order": "shortcut_types lambda activation_order deep_preact skip_no_norm",
-    "What cures it": "cures optimizers optimizers_equal_time stochastic_depth init_schemes",
+    "What cures it": "cures looks_linear optimizers optimizers_equal_time stochastic_depth init_schemes",
     "Norms": "norm_types norm_learning_rate norm_batch_size norm_invariance exponential_lr smoothness",
     "Gradients at the start": "variance_growth gradient_explosion shattered_gradients gradient_correlation",
     "Inside the trained network": "loss_surfaces lesion_study",

@@ -88,7 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="outputs/NAME/RUN")
     parser.add_argument("--to", choices=WRITERS, required=True)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="usually network.FORMAT in the run's directory")
+    file = {"metavar": "FILE", "help": "usually network.FORMAT in the run's directory"}
+    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), **file)
     parser.add_argument("--options", metavar="FOLDER", help="the run's options of your own")
     parser.add_argument("--root", metavar="PATH", help="where the run's own images lie now, if they were moved")
     given = parser.parse_args()

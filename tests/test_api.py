@@ -186,6 +186,11 @@ def test_a_row_a_run_and_a_row_an_evaluation():
         depthlab.runs("nowhere")
 
 
+def test_a_probe_of_the_runs_precision_takes_float32_where_there_is_no_run():
+    net, (x, y) = depthlab.network(SHORT), depthlab.images(SHORT).first("train", 8)
+    assert 0 < 1 - depthlab.probe(net, x, y, "gradient_precision")["cosine_fp32"] < 1e-6
+
+
 def test_a_probe_measures_as_in_a_run_and_leaves_the_network_alone():
     depthlab.run(f"{SHORT} epochs=0 probe=[gradients] probe.gradients.images=32")
     (look,) = depthlab.curves(probe="gradients")

@@ -449,6 +449,16 @@ def test_help_says_each_scalar():
         assert re.search(rf"^{key}=\S+ +\S", text, re.MULTILINE)
 
 
+def test_help_says_what_an_optimizer_takes():
+    line = next(line for line in config.help_text().splitlines() if "recipe.optimizer.damping=" in line)
+    assert line.split() == [
+        *("recipe.rate=0.1,", "recipe.optimizer.damping=0.01,", "recipe.optimizer.average=0.95,"),
+        *("recipe.optimizer.every=5,", "recipe.optimizer.clip=0.001"),
+    ]
+    assert config.owners("recipe.optimizer.rate") == []
+    assert config.owners("recipe.optimizer.clip") == ["recipe/optimizer=kfac"]
+
+
 def test_the_python_s_schema_has_no_values():
     """Values live in the YAML files alone."""
     assert all(value == "???" for value in OmegaConf.to_container(OmegaConf.structured(config.Config)).values())

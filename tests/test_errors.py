@@ -69,6 +69,14 @@ def test_a_range_ends_as_intervals_are_written(ends, high, inside, outside, allo
         assert str(mistake.value) == f"a.key={value}: {allowed} (a reason)"
 
 
+@pytest.mark.parametrize(
+    ("given", "near"), [("CIFAR10", "cifar10"), ("rate", "recipe.rate"), ("ReLU", "relu"), ("Batch", "batch")]
+)
+def test_the_nearest_name_is_found_whatever_its_case_and_by_its_last_word(given, near):
+    names = ["data", "batch", "cifar10", "relu", "recipe.rate"]
+    assert str(one_of("x", given, names)).startswith(f"x={given}: did you mean {near}? (allowed: data, ")
+
+
 def test_names_need_not_be_text():
     assert str(one_of("depth", 19, [18, 34])) == "depth=19: did you mean 18? (allowed: 18, 34)"
 
@@ -77,7 +85,7 @@ def test_names_need_not_be_text():
     ("text", "line"),
     [
         ("Value 'abc' of type 'str' could not be converted to Integer", "x=abc: a whole number"),
-        ("Invalid value 'basc', expected one of [a, b]", "x=basc: expected one of [a, b]"),
+        ("Invalid value 'basc', expected one of [a, b]", "x=basc: (allowed: a, b)"),
         ("Value 'it's' of type 'str' could not be converted to Float", "x=it's: a number"),
         ("something else", "x: something else"),
     ],
@@ -174,7 +182,7 @@ TYPED = {
     "depth=20.5": "depth=20.5: a whole number",
     "seed=null": "seed=null: a value is needed",
     "epochs=long": "epochs=long: a number",
-    "block=basc": "block=basc: expected one of [basic, bottleneck, single]",
+    "block=basc": "block=basc: did you mean basic? (allowed: basic, bottleneck, single)",
     "rerun=maybe": "rerun=maybe: true or false",
     "recipe.rte=1": f"recipe.rte: no such option; did you mean recipe.rate? (allowed: {RECIPES})",
     "recipe.rate=fast": "recipe.rate=fast: a number",

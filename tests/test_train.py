@@ -40,7 +40,7 @@ MISTAKES = {
     "dpth=20": "did you mean depth?",
     "recipe.rte=1": "did you mean recipe.rate?",
     "skip=identiy": "did you mean identity? (allowed: concat, conv, dropout, exclusive_gate, identity, layerscale,",
-    "skip.scale=2": "no such option; skip=rescaled, skip=scaled, skip=scaled_both has it",
+    "skip.scale=2": "no such option; skip=rescaled, skip=scaled, skip=scaled_both have it",
     "+skip.scale=2": "skip.scale=2: no such option; skip=identity takes none",
     "skip=scaled skip.scale=x": "skip.scale=x: a number",
     "skip=scaled skip.scale=nan": "skip.scale=nan: a finite number",
@@ -58,7 +58,7 @@ MISTAKES = {
     "recipe/optimizer=adam": "did you mean adamw?",
     "init.fan=in": "did you mean fan_in?",
     "init.name=system": "init=system:",
-    "block=basc": "block=basc: expected one of [basic, bottleneck, single]",
+    "block=basc": "block=basc: did you mean basic? (allowed: basic, bottleneck, single)",
     "network=imagenet depth=19": "depth=19: nearest 18 and 34",
     "network=imagenet depth=50 block=basic": "made of bottleneck blocks",
     "network=mlp block=bottleneck": "allowed: single, basic",
@@ -192,7 +192,7 @@ def test_the_config_is_composed_once_and_the_words_say_how_many_runs(command, mo
     assert command(*small).code == 0
     assert modes == [RunMode.RUN]
     modes.clear()
-    assert "  2 finished  " in command(*small, "seed=0,1", "hydra.mode=MULTIRUN").out
+    assert "  2 finished\n" in command(*small, "seed=0,1", "hydra.mode=MULTIRUN").out
     assert modes == [RunMode.MULTIRUN]
 
 
@@ -493,8 +493,12 @@ def test_no_weights_of_a_twin(command, words, line):
 REFUSED = {
     "data=scenes width=4 init=looks_linear norm=none": "init=looks_linear: pairs the channels of layers in a row",
     "data=digits recipe/optimizer=kfac weight=dirac": "recipe/optimizer=kfac: sees plain weights alone; leave out",
-    "data=digits recipe/optimizer=adamw recipe.optimizer.eps=-1": "recipe.optimizer.eps=-1.0: at least 0",
+    "data=digits recipe/optimizer=adamw recipe.optimizer.eps=0": "recipe.optimizer.eps=0.0: above 0",
     "data=digits recipe/optimizer=muon recipe.optimizer.others=-1": "recipe.optimizer.others=-1.0: at least 0",
+    "data=digits weight=standardised weight.gain=0": "weight.gain=0.0: above 0",
+    "data=digits weight=standardised weight.eps=-1": "weight.eps=-1.0: above 0",
+    "data=digits skip=nf skip.alpha=0": "skip.alpha=0.0: above 0",
+    "data=digits norm=fixup init=fixup weight=dirac": "init=fixup: scales weights, which these are made anew from",
     "data=digits unit=relu_before_addition init=fixup norm=fixup": "init=fixup: a branch that ends in a ReLU",
 }
 

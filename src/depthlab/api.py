@@ -111,7 +111,7 @@ def load(folder: str | Path, *, options: str | Path | None = None, root: str | P
     run chose from; `root`: where own images lie now, if they were moved. Raises Mistake on a directory that is no
     run, or has no sound checkpoint.
     """
-    home = Run(Path(folder))
+    home = Run(Path(folder).expanduser())
     if not home.config.is_file():
         inside = [path.parent.name for path in sorted(home.path.glob("*/config.yaml"))]
         runs = f"; it holds {len(inside)}, such as {inside[0]}" if inside else ""
@@ -153,8 +153,9 @@ def runs(folder: str | Path = "outputs") -> list[Record]:
 def curves(folder: str | Path = "outputs", probe: str | None = None) -> list[Record]:
     """A row an evaluation of each run in a folder, or a row a look of a probe.
 
-    `run`, `path`, `status`, the chosen options, then what was measured: `step`, `epoch`, `train_error`, ... Raises
-    Mistake on a probe of which no run has heard.
+    `run`, `path`, `status`, the chosen options, then what was measured: `step`, `epoch`, `train_error`, ... (what a
+    probe measures goes before an option of the same name, as `unit`). Raises Mistake on a probe of which no run has
+    heard.
     """
     rows, known = [], {*probes.__all__}
     for found in _found(Path(folder)):
@@ -179,7 +180,7 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1,
     if name not in probes.__all__:
         raise one_of("probe", name, probes.__all__)
     probes.check(name, str(getattr(net, "labels", "images")))
-    usual = from_yaml((CONFIGS / "probe" / f"{name}.yaml").read_text())
+    usual = from_yaml((CONFIGS / "probe" / f"{name}.yaml").read_text().replace("${precision}", "fp32"))
     own = {key: value for key, value in usual.items() if key not in HOUSE}
     measure = config.bind(probes, own | settings | {"name": name}, f"probe.{name}")
     try:
@@ -237,6 +238,7 @@ def _untouched() -> Iterator[None]:
 
 def _found(folder: Path) -> list[Result | str]:
     """The runs at any depth, hidden folders aside, and a line for each broken one."""
+    folder = folder.expanduser()
     if not folder.is_dir():
         raise Mistake(f"{folder}: no such folder")
     homes = {file.parent for file in folder.rglob("config.yaml")}

@@ -278,8 +278,8 @@ def texts(group: str) -> dict[str, str]:
 def owners(key: str) -> list[str]:
     """The options of a group that have a key: for `skip.scale`, `skip=rescaled` and so on."""
     *group, name = key.split(".")
-    line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
-    return [f"{'/'.join(group)}={option}" for option, text in texts("/".join(group)).items() if line.search(text)]
+    folder = "/".join(group)
+    return [f"{folder}={option}" for option, text in texts(folder).items() if name in dict(_scalars(text))]
 
 
 def origin(group: str, name: str) -> str:
@@ -312,8 +312,10 @@ def help_text() -> str:
                     lines.append(f"{'':24}data={data}: {runs(experiment, data)} runs, {time}")
                 continue
             where = f"probe.{option}" if group == "probe" else group.replace("/", ".")
-            if given := ", ".join(f"{where}.{key}={value}" for key, value in _scalars(text)):
-                lines.append(f"{'':24}{given}")
+            rate = from_yaml(text).get("rate") if group == "recipe/optimizer" else None
+            given = [f"recipe.rate={rate}"] * (rate is not None)
+            given += [f"{where}.{key}={value}" for key, value in _scalars(text)]
+            lines += [f"{'':24}{', '.join(given)}"] * bool(given)
     return "\n".join(lines)
 
 
@@ -404,9 +406,10 @@ def chosen(values: dict[str, Any], text: str) -> dict[str, str]:
 
 
 def _scalars(text: str) -> list[tuple[str, str]]:
-    """The keys of a group's YAML file and their values, those of `data:` for a data set."""
+    """The keys of a group's YAML file and their values, those of `data:` for a data set, `optimizer:` for one."""
     node = from_yaml(re.sub(r"\$\{(.*?)\}", r"\1", text)) or {}
-    keys = node.get("data", {k: v for k, v in node.items() if not isinstance(v, dict)})
+    usual = {k: v for k, v in node.items() if not isinstance(v, dict)}
+    keys = node.get("data", node.get("optimizer", usual))
     return [(k, json.dumps(v).strip('"')) for k, v in keys.items() if k not in ("name", "defaults")]
 
 

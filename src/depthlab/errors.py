@@ -64,6 +64,8 @@ def wrong_value(option: str, text: str, given: object = None) -> Mistake:
     value = re.match(r"(?:Invalid value|Value) '(.*?)'(?: of type '\w+')?,? (.*)", text)
     given = value[1] if value else given
     allowed = next((kind for words, kind in KINDS.items() if words in text), value[2] if value else text)
+    if (names := re.fullmatch(r"expected one of \[(.*)\]", allowed)) and given is not None:
+        return one_of(option, given, names[1].split(", "))
     return Mistake(f"{option}: {allowed}" if given is None else f"{option}={given}: {allowed}")
 
 
@@ -77,7 +79,9 @@ def not_yaml(file: str, error: Any) -> Mistake:
 def hint(given: str, allowed: Iterable[object]) -> str:
     """The nearest of the allowed names, if one is near, and all of them."""
     names = [str(a) for a in allowed]
-    close = get_close_matches(given, names, n=1, cutoff=0.5)
+    alike = {name.lower(): name for name in reversed(names)}
+    close = [name for name in names if name.endswith(f".{given}")]  # as of recipe.rate, where rate is typed
+    close += [alike[name] for name in get_close_matches(given.lower(), alike, n=1, cutoff=0.5)]
     return (f"did you mean {close[0]}? " if close else "") + f"(allowed: {', '.join(names)})"
 
 
@@ -203,7 +207,8 @@ def _one_line(error: Exception, keys: Keys, owners: Owners, origin: Origin) -> s
         if parent == "probe":
             return f"{key}: choose it, as in probe=[{key.rpartition('.')[2]}]"
         if having := owners(key):
-            return f"{key}: the chosen {parent} has no such option; {', '.join(having)} has it"
+            have = "has" if len(having) == 1 else "have"
+            return f"{key}: the chosen {parent} has no such option; {', '.join(having)} {have} it"
         there = [f"{parent}.{name}" for name in cause.parent_node or () if name != "name"]
         return f"{key}: no such option; {hint(key, there) if there else f'the chosen {parent} takes none'}"
     if isinstance(error, HydraException | OmegaConfBaseException):

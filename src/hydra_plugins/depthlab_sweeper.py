@@ -112,6 +112,8 @@ class DepthlabSweeper(BasicSweeper):
         ]
         grid = [list(job) for sweep in sweeps for batch in self.split_arguments(sweep, None) for job in batch]
         grid = _fitting(grid, choices, experiment=bool(experiment))
+        if not grid:
+            raise Mistake("no run: one of the sweeps has no value, as range(3,0) or a glob that fits nothing")
         plans = [plan(*made) for made in composed(loader, self.config, grid)]
         if experiment:
             for data in by_data:

@@ -75,6 +75,9 @@ def test_a_flag_that_says_nothing_alone(command, flags):
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
+        ("output_dir=1e3", 'output_dir="1e3"'),
+        ("output_dir=2026_11_30", 'output_dir="2026_11_30"'),
+        ("output_dir=0.10", 'output_dir="0.10"'),
         ("recipe.iterations=64e3", "recipe.iterations=64000"),
         ("recipe.iterations=1e3", "recipe.iterations=1000"),
         ("depth=20.0", "depth=20"),

@@ -47,6 +47,16 @@ def test_a_terminal_shows_a_sweep_as_one_line(command, monkeypatch):
         assert "images/s" not in err
 
 
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [("seed=range(3,0)", "no run: one of the sweeps has no value"), ("seed=range(0,9,0)", "seed=range")],
+)
+def test_a_sweep_over_nothing_is_a_mistake(command, word, line):
+    outcome = command("-m", "data=digits", word)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(f"error: {line}")
+
+
 def test_a_failed_run_is_counted_and_not_averaged(command):
     command(*GRID)
     name = next(name for name in summaries() if name.startswith("plain8-batch-s0"))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from conftest import ADDING, option, presets
 from depthlab.errors import Mistake
 from depthlab.network import activation, init, mlp, norm, resnet, skip, unit, weight
+from depthlab.probes.inside import recorded
 
 CIFAR = {"family": "cifar", "shortcut": "A", "stride_in": "1x1"}
 
@@ -101,11 +102,12 @@ def test_fixup_needs_a_shortcut():
 # looks linear
 
 
+@pytest.mark.parametrize("centre", [False, True])
 @pytest.mark.parametrize(
     ("act", "build"),
     [("relu", "plain"), ("relu", "mlp"), *(("mirrored_relu", build) for build in ("plain", "residual", "mlp"))],
 )
-def test_a_network_that_looks_linear_is(act, build):
+def test_a_network_that_looks_linear_is(act, build, centre):
     """Balduzzi et al. 2017, section 5; in a residual network that adds before the activation, the mirrored one."""
     torch.manual_seed(0)
     join = skip.identity if build == "residual" else skip.none
@@ -115,13 +117,30 @@ def test_a_network_that_looks_linear_is(act, build):
     else:
         network = resnet((3, 8, 8), 10, 20, 8, None, *parts, **CIFAR)
     network.activation = act
-    init.looks_linear(network, zero_last=False)
+    init.looks_linear(network, centre=centre, zero_last=False)
     network.double()
     a, b = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(network(2 * a - 3 * b), 2 * network(a) - 3 * network(b))
     assert network(a).abs().max() > 1e-3
     if build == "mlp":
         assert network(a).norm(dim=1).max() <= a.flatten(1).norm(dim=1).max() * 1.0001  # orthogonal: no longer
+
+
+@pytest.mark.parametrize("act", ["relu", "mirrored_relu"])
+def test_in_a_kernels_centre_it_keeps_the_signal_and_in_whole_kernels_it_does_not(act):
+    """Of the units of the first size: no stride leaves out pixels, all have as many channels."""
+    kept = []
+    for centre in (False, True):
+        torch.manual_seed(0)
+        parts = unit.original(), skip.none, norm.none, option(activation, act)
+        network = resnet((3, 8, 8), 10, 56, 8, None, *parts, **CIFAR)
+        network.activation = act
+        init.looks_linear(network, centre=centre, zero_last=False)
+        with recorded(network.units[:9]) as outputs, torch.no_grad():
+            network(torch.randn(16, 3, 8, 8))
+        kept.append((outputs[8].square().sum() / outputs[0].square().sum()).item())
+    assert kept[0] < 0.3
+    assert kept[1] == pytest.approx(1, abs=1e-4)
 
 
 # DiracNet and delta-orthogonal

@@ -214,7 +214,7 @@ def test_looks_linear_needs_pairs():
     net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
     net.activation = "relu"
     with pytest.raises(Mistake, match="init=looks_linear: pairs channels, and 5 is odd; choose an even width"):
-        init.looks_linear(net, zero_last=False)
+        init.looks_linear(net, centre=False, zero_last=False)
 
 
 def test_a_branch_that_ends_in_a_relu_cannot_begin_at_zero():

@@ -350,6 +350,13 @@ def test_a_depth_is_not_known_where_a_number_in_between_was_not_measured():
     assert crossings(away, 0.5)[0].results[0].bounds("p.cosine") == (60, math.inf)  # as the others move
 
 
+def test_of_equal_errors_the_best_has_the_least_training_loss():
+    grid = [row([0.0], rate=rate) for rate in (0.01, 0.1)]
+    for part, loss in zip(grid, (0.2, 0.1), strict=True):
+        part.results[0].summary["final"]["train_loss"] = loss
+    assert select(grid, {"best": "train_error"}) is grid[1]
+
+
 def test_of_a_grid_the_best_is_not_one_that_most_seeds_did_not_survive():
     lost, kept = row([0.1, None, None], "test_loss", rate=0.1), row([0.2, 0.2, 0.2], "test_loss", rate=0.01)
     assert select([lost, kept], {"best": "test_loss"}) is kept

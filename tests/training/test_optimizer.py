@@ -302,3 +302,45 @@ def test_a_factor_that_float32_finds_singular_is_inverted_in_float64():
             found += 1
             torch.testing.assert_close(_inverse(matrix).double(), matrix.double().inverse(), rtol=1e-3, atol=0)
     assert found > 3
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of its import
+def test_the_factors_are_those_of_curvlinops():
+    """On one batch in float64, by the gradients of the true labels: each layer's Kronecker product."""
+    from curvlinops import KFACLinearOperator
+
+    net = api.network("depth=8 width=2 skip=none norm=none data=digits").double()
+    x, y = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.arange(6)
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    weights, loss = [layer.weight for layer in layers], nn.CrossEntropyLoss(reduction="sum")
+    operator = KFACLinearOperator(net, loss, weights, [(x, y)], fisher_type="empirical")
+    dense, seen, at = operator @ torch.eye(operator.shape[1], dtype=torch.float64), {}, 0
+    for layer in layers:
+        layer.register_forward_hook(lambda m, given, output: seen.update({m: (given[0].detach(), output)}))
+    value = loss(net(x), y)
+    for layer, g in zip(layers, torch.autograd.grad(value, [seen[layer][1] for layer in layers]), strict=True):
+        a, g = factors(layer, seen[layer][0], g)
+        inputs, size = layer.weight[0].numel(), layer.weight.numel()
+        product = len(x) * torch.kron(g, a[:inputs, :inputs])  # a sum over images, without the bias
+        torch.testing.assert_close(product, dense[at : at + size, at : at + size])
+        at += size
+    assert at == len(dense)
+
+
+@pytest.mark.parametrize(
+    "words", ["skip=rezero norm=none", "norm=fixup init=fixup", "skip=none norm=none init=normal"]
+)
+def test_kfac_begins_where_a_gradient_is_zero(command, words):
+    outcome = command(
+        "data=digits", "depth=20", "width=4", "recipe/optimizer=kfac", "recipe.iterations=12", *words.split()
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    assert ": finished, " in outcome.out
+
+
+def test_inverses_of_a_zero_factor_are_those_of_its_damping():
+    """Whatever the other's size: their product is 1 / damping on what is not there."""
+    for size in (1.0, 10.0, 1e6):
+        a, g = inverses(size * torch.eye(5), torch.zeros(3, 3), 0.01)
+        assert a.isfinite().all()
+        torch.testing.assert_close(a[0, 0] * g[0, 0], torch.tensor(100.0))

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, Quote, QuotedString, Sweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Sweep,
+)
 from hydra.errors import HydraException
 
 from depthlab.config import GROUPS, Config, again
@@ -74,8 +82,10 @@ def _readable(word: str, sweep: bool) -> str:
         if bare.startswith("~"):
             raise Mistake(f"{word}: {bare.partition('/')[0]} is nobody's home; a folder of this name is ./{bare}")
         word = f"{key}={quote}{bare}{quote}"
-        if _parsed(word) is None or (not sweep and not quote and several(word)):
-            word = f"{key}={QuotedString(bare, Quote.double).with_quotes()}"
+        parsed = _parsed(word)
+        several_here = parsed is not None and parsed.is_sweep_override()
+        if parsed is None or (several_here and not sweep and not quote) or isinstance(parsed.value(), int | float):
+            word = f"{key}={QuotedString(bare, Quote.double).with_quotes()}"  # 1e3, a folder, is no number
     elif key in WHOLE:
         if not sweep and re.fullmatch(r"\d{1,3}(,\d{3})+", value):
             whole = value.replace(",", "")
@@ -100,6 +110,8 @@ def _check(key: str, word: str) -> None:
     values = meant.list if isinstance(meant, ChoiceSweep) else [meant]
     if any(isinstance(value, Sweep) for value in values if value is not meant):
         raise Mistake(f"{word}: a sweep inside a sweep; separate all values by commas alone")
+    if isinstance(meant, RangeSweep) and meant.step == 0:
+        raise Mistake(f"{word}: a step of 0")
     if isinstance(meant, IntervalSweep):
         raise Mistake(f"{word}: an interval is no list of values; separate them by commas")
     names = [name for value in values for name in (value if isinstance(value, list) and key == "probe" else [value])]

@@ -141,6 +141,8 @@ def fixup(net: _Net) -> None:
         *layers, end = _layers(unit.branch)
         last.append(end)
         for layer in layers:
+            if (made := getattr(layer, "made", None)) and made() is not layer.weight:
+                raise Mistake("init=fixup: scales weights, which these are made anew from; choose weight=plain")
             with no_grad():
                 layer.weight.mul_(len(units) ** (-1 / (2 * len(layers))))
     for layer in last:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from depthlab.errors import Mistake
+from depthlab.errors import Mistake, within
 from depthlab.network.place import ALONE, Place
 
 
@@ -188,6 +188,7 @@ class nf(nn.Module):
 
     def __init__(self, channels: int, place: Place = ALONE, *, alpha: float) -> None:
         super().__init__()
+        within("skip.alpha", alpha, 0, ends="(]")
         self.alpha, self.beta, self.changes = alpha, (1 + place.since * alpha**2) ** 0.5, place.changes
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from depthlab.errors import within
 from depthlab.network.place import ALONE, Place
 
 Kernel = tuple[int, int]
@@ -64,6 +65,8 @@ class standardised(_Conv):
         eps: float,
     ) -> None:
         super().__init__(channels, out, kernel, stride, bias)
+        within("weight.gain", gain, 0, ends="(]")
+        within("weight.eps", eps, 0, ends="(]")
         self.scale, self.eps = gain if place.unit else 1.0, eps
         self.gain = nn.Parameter(torch.ones(out))
 

@@ -280,9 +280,12 @@ def _false(config: dict[str, Any]) -> dict[str, Any]:
 
 def _label(facts: dict[str, Any], told: list[str]) -> str:
     shown = [key for key in told or ("depth", "skip", "norm") if facts.get(key) is not None]  # one alone: its name
-    return " ".join(f"{key}={as_typed(facts[key])}" for key in shown)
+    shown = shown or told  # a row without a name is none
+    return " ".join(f"{key}={as_typed(facts.get(key))}" for key in shown)
 
 
 def as_typed(value: Any) -> str:
     """A value as it is typed."""
+    if value is None:
+        return "null"
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -30,7 +30,8 @@ OPTIMIZER = "recipe.optimizer.name"
 STEPS = "steps.json"
 """What `scripts/steps.py` writes beside the runs: the time of a step of each line, relative to the first one's."""
 BESIDE = (
-    "Each at the rate with the least training error. Norm and shortcut: whether it has one; Fixup's scalars are none."
+    "Each at the rate with the least training error, of equal ones with the least training loss. Norm and shortcut:"
+    " whether it has one; Fixup's scalars are none."
     " Parameters: more than the first line's. Step: its time relative to the first line's, measured side by side"
 )
 

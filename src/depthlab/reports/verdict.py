@@ -39,15 +39,16 @@ def judge(experiment: dict[str, Any], rows: list[Row]) -> list[Verdict]:
 
 def select(rows: list[Row], wanted: dict[str, Any]) -> Row | None:
     """The one row with these facts, None if there is none; ValueError if there are several, but with `best: METRIC`
-    the one of them with the least mean of that metric, as of a grid of rates; first with the fewest seeds of which it
-    is not known, as they diverged.
+    the one of them with the least mean of that metric, as of a grid of rates, and of equal ones with the least
+    training loss; first with the fewest seeds of which it is not known, as they diverged.
     """
     wanted = dict(wanted)
     metric = wanted.pop("best", None)
     found = [row for row in rows if matches(row, wanted)]
     if metric and found:
         lost = {row.label: sum(not math.isfinite(value) for value in row.values(metric)) for row in found}
-        return min(found, key=lambda row: (lost[row.label], spread(row.values(metric))[0]))
+        measures = (metric, "train_loss")
+        return min(found, key=lambda row: (lost[row.label], *(spread(row.values(part))[0] for part in measures)))
     if len(found) > 1:
         raise ValueError(f"{told(wanted)} selects {len(found)} rows: {', '.join(row.label for row in found)}")
     return found[0] if found else None

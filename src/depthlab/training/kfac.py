@@ -21,20 +21,10 @@ class KFAC(torch.optim.Optimizer):
     `optimizer.kfac`.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        groups: Any,
-        rate: float,
-        momentum: float,
-        *,
-        damping: float,
-        average: float,
-        every: int,
-        clip: float,
-    ) -> None:
+    def __init__(self, net: nn.Module, groups: Any, rate: float, momentum: float, **settings: Any) -> None:
         super().__init__(groups, {"lr": rate, "step": 0})
-        self.momentum, self.damping, self.average, self.every, self.clip = momentum, damping, average, every, clip
+        self.momentum, self.every, self.average = momentum, settings["every"], settings["average"]
+        self.damping, self.clip = settings["damping"], settings["clip"]
         self.layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear) and _plain(m)]
         self.seen: dict[nn.Conv2d | nn.Linear, tuple[Tensor, Tensor]] = {}
         for parameter in chain.from_iterable(group["params"] for group in self.param_groups):
@@ -136,17 +126,20 @@ def inverses(a: Tensor, g: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """Of A + pi sqrt(damping) I and G + sqrt(damping) / pi I, pi^2 the ratio of their mean eigenvalues (Martens &
     Grosse 2015, section 6.3).
     """
-    tiny = torch.finfo(a.dtype).tiny
-    pi = (a.diagonal().mean().clamp(min=tiny) / g.diagonal().mean().clamp(min=tiny)).sqrt()
-    unit = damping**0.5
+    means = (part.diagonal().mean().clamp(min=torch.finfo(a.dtype).tiny).sqrt() for part in (a, g))
+    unit, pi = (
+        damping**0.5,
+        next(means) / next(means),
+    )  # G is zero where no gradient comes back
     return _inverse(a + pi * unit * torch.eye(len(a)).to(a)), _inverse(g + unit / pi * torch.eye(len(g)).to(g))
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:  # to float32 it has an eigenvalue of zero or less
-        factor = torch.linalg.cholesky_ex(matrix.double())[0].to(matrix)
-    return torch.cholesky_inverse(factor)
+    for kind in (matrix.dtype, torch.float64):  # to float32 it may have an eigenvalue of zero or less
+        factor, failed = torch.linalg.cholesky_ex(matrix.to(kind))
+        if not failed:
+            return torch.cholesky_inverse(factor.to(matrix))
+    return torch.full_like(matrix, torch.nan)  # of a run that diverges
 
 
 def _plain(layer: nn.Conv2d | nn.Linear) -> bool:

@@ -47,7 +47,7 @@ def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def adamw(net: nn.Module, recipe: Recipe, *, beta1: float, beta2: float, eps: float) -> torch.optim.Optimizer:
     """Adam, and apart from it a decay by rate x decay each step (Loshchilov & Hutter 2019, algorithm 2)."""
     _shares(beta1=beta1, beta2=beta2)
-    within("recipe.optimizer.eps", eps, 0)
+    within("recipe.optimizer.eps", eps, 0, ends="(]")
     return torch.optim.AdamW(_groups(net, recipe), recipe.rate, (beta1, beta2), eps, fused=True)
 
 
