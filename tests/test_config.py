@@ -273,7 +273,7 @@ OTHER = {
     "skip.name": None,
     "skip.scale": "0.6",
     "skip.branch": "0.5",
-    "unit.name": "preact",
+    "unit.name": None,
     "norm.name": None,
     "norm.groups": "8",
     "init.name": None,
@@ -281,7 +281,7 @@ OTHER = {
     "init.distribution": "uniform",
     "init.gain": "3",
     "init.zero_last": "true",
-    "activation.name": "tanh",
+    "activation.name": None,
     "weight.name": None,
     "data.name": None,
     "data.augment": "true",
@@ -340,6 +340,7 @@ def test_a_field_that_decides_the_result_changes_the_name(plan, key):
 
 def test_a_name_of_an_option_changes_the_name(plan):
     names = {"network": "mlp", "skip": "none", "norm": "none", "init": "xavier", "recipe/schedule": "constant"}
+    names |= {"unit": "preact", "activation": "tanh"}
     runs = [plan("data=digits", "depth=14").run.path.name]
     runs += [plan("data=digits", "depth=14", f"{group}={name}").run.path.name for group, name in names.items()]
     runs += [plan("data=synthetic", "depth=14").run.path.name]

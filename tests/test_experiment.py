@@ -101,6 +101,7 @@ FILES = [
     ),
     ("# q?", "# q?\nepoch: 3", "experiment/mine.yaml: epoch: no such option; did you mean epochs? (allowed: depth,"),
     ("# q?", "# q?\nrecipe: {rte: 3}", "experiment/mine.yaml: recipe.rte: no such option; did you mean recipe.rate?"),
+    ("# q?", "# q?\nnorm: group", "norm: group: a YAML file chooses it under defaults: - override /norm: group"),
     ("# q?", "# q?\ndepth: deep", "experiment/mine.yaml: depth=deep: a whole number"),
     (WHOLE[WHOLE.index("exper") :], "depth: 8\n", "ideas/experiment/mine.yaml: has no experiment: with its seeds"),
     (WHOLE[20:], "- a\n", "ideas/experiment/mine.yaml: holds no keys with their values"),

@@ -63,6 +63,14 @@ def test_what_a_launcher_left_in_the_environment_is_not_a_launcher(command, monk
     assert command(*SHORT).code == 0
 
 
+@pytest.mark.parametrize("word", ["skip.name=none", "++norm.name=group", "data.name=digits"])
+def test_an_option_is_not_chosen_by_its_inner_name(command, word):
+    """Else the run would be recorded as one of the option that is usual."""
+    outcome = command(*SHORT, word)
+    key, value = word.lstrip("+").split(".name=")
+    assert (outcome.code, outcome.err) == (2, f"error: {word}: an option is chosen by its group: {key}={value}\n")
+
+
 @pytest.mark.parametrize(
     "flags", [("--resolve",), ("-sc",), ("-cn", "other"), ("-cp", "there"), ("-sc", "query=bash"), ("-p", "skip")]
 )

@@ -35,6 +35,9 @@ NUMBER = re.compile(r"(?<![\w.+-])[+-]?\d+(?:\.\d*(?:[eE]\+?\d+)?|[eE]\+?\d+)(?!
 
 def readable(words: list[str]) -> list[str]:
     """The words of a command, made such that Hydra reads them as they are meant. Raises Mistake where it cannot."""
+    for word in words:
+        if named := re.match(rf"\+*({'|'.join(GROUPS)})\.name=(.*)", word):  # the choice would be another one
+            raise Mistake(f"{word}: an option is chosen by its group: {named[1]}={named[2]}")
     words = again(words)
     sweep = sweeps(words)
     return [_flag(word) if word.startswith("-") else _readable(word, sweep) for word in words]

@@ -134,6 +134,9 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
     looks = mine.pop("probe", None)
     mine = {group: module for group, module in mine.items() if config.named(values[group]) in config.public(module)}
     values["options"] = {group: module.digest for group, module in mine.items()} or None
+    for group in MODULES:
+        if isinstance(option := values[group], str):
+            raise Mistake(f"{group}: {option}: a YAML file chooses it under defaults: - override /{group}: {option}")
     options = {group: config.bind(module, values[group], group) for group, module in (MODULES | mine).items()}
     for group, option in options.items():
         values[group] = {"name": option.func.__name__} | option.keywords
