@@ -338,9 +338,8 @@ def test_epochs_0_measures_the_network_at_initialisation(command):
     assert record["step"] == 0
     assert 50 < record["test_error"] <= 100
     assert "train_error" not in record
-    assert (
-        command("-m", *SHORT, "epochs=0").out.splitlines()[2].endswith("1 finished")
-    )  # no errors, as none was learned
+    out = command("-m", *SHORT, "epochs=0").out
+    assert out.splitlines()[2].endswith("1 finished")  # no errors, as none was learned
 
 
 def test_a_run_of_another_config_in_the_same_directory_is_refused(command):

@@ -86,9 +86,9 @@ def _readable(word: str, sweep: bool) -> str:
             raise Mistake(f"{word}: {bare.partition('/')[0]} is nobody's home; a folder of this name is ./{bare}")
         word = f"{key}={quote}{bare}{quote}"
         parsed = _parsed(word)
-        several_here = parsed is not None and parsed.is_sweep_override()
-        if parsed is None or (several_here and not sweep and not quote) or isinstance(parsed.value(), int | float):
-            word = f"{key}={QuotedString(bare, Quote.double).with_quotes()}"  # 1e3, a folder, is no number
+        number = parsed is not None and isinstance(parsed.value(), int | float)  # as 1e3, which is a folder here
+        if parsed is None or number or (not sweep and not quote and several(word)):
+            word = f"{key}={QuotedString(bare, Quote.double).with_quotes()}"
     elif key in WHOLE:
         if not sweep and re.fullmatch(r"\d{1,3}(,\d{3})+", value):
             whole = value.replace(",", "")

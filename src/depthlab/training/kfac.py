@@ -126,11 +126,9 @@ def inverses(a: Tensor, g: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """Of A + pi sqrt(damping) I and G + sqrt(damping) / pi I, pi^2 the ratio of their mean eigenvalues (Martens &
     Grosse 2015, section 6.3).
     """
-    means = (part.diagonal().mean().clamp(min=torch.finfo(a.dtype).tiny).sqrt() for part in (a, g))
-    unit, pi = (
-        damping**0.5,
-        next(means) / next(means),
-    )  # G is zero where no gradient comes back
+    tiny = torch.finfo(a.dtype).tiny  # G is zero where no gradient comes back, and the ratio would overflow
+    pi = a.diagonal().mean().clamp(min=tiny).sqrt() / g.diagonal().mean().clamp(min=tiny).sqrt()
+    unit = damping**0.5
     return _inverse(a + pi * unit * torch.eye(len(a)).to(a)), _inverse(g + unit / pi * torch.eye(len(g)).to(g))
 
 
