@@ -37,6 +37,7 @@ FOLDERS = [CONFIGS]
 OWN: dict[str, dict[str, str]] = {}
 """What `options=FOLDER` adds: by group and name, the text of an option's YAML file."""
 GROUPS = ("experiment", "network", "skip", "unit", "norm", "init", "activation", "weight", "data", "recipe", "probe")
+OPTIONS = (*GROUPS, "recipe/schedule", "recipe/optimizer")
 PACKAGES = {"experiment": "_global_", "data": "_global_", "probe": "probe.{}"}
 """The groups whose YAML files say in a first line where their keys belong."""
 
@@ -302,7 +303,7 @@ def help_text() -> str:
     ]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
     lines += [f"{f'{name}={value}':24}{meaning}" for name, value, meaning in scalars]
-    for group in (*GROUPS, "recipe/schedule", "recipe/optimizer"):
+    for group in OPTIONS:
         lines += ["", f"{group}="]
         for option, text in texts(group).items():
             lines.append(f"  {option:22}{about(text)}".rstrip())

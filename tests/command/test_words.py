@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conftest import over
 from depthlab.command.words import readable
 from depthlab.errors import Mistake
 
@@ -132,12 +133,21 @@ def test_a_whole_number_is_meant(typed, meant):
         (["--experiment=degradation"], "options are typed without dashes"),
         (["--config=RUN/config.yaml"], "options are typed without dashes"),
         (["-m", "probe=[gradients],[activations]"], "several in one run: 'probe=[A,B]'"),
+        (["depth=8", "depth=14"], "depth=8 depth=14: two values; one, or a sweep: -m depth=8,14"),
+        (["-m", "++skip.scale=1", "skip.scale=0.5"], "skip.scale=1 skip.scale=0.5: two values"),
+        (["epochs=1", "recipe.iterations=5"], "epochs=1 recipe.iterations=5: each says how long; leave one out"),
+        (["-m", "epochs=1,2", "recipe.iterations=5"], "epochs=1,2 recipe.iterations=5: each says how long"),
+        (["skip=none.yaml"], "skip=none.yaml: did you mean none?"),
+        (["-m", "skip=none,identity.yaml"], "skip=identity.yaml: did you mean identity?"),
+        (["data=../data/digits"], "data=../data/digits: did you mean digits?"),
+        (["probe=[gradients,configs/probe/lesion.yaml]"], "did you mean lesion?"),
+        (["--config-dir", ".", "--config-dir=."], "--config-dir: one folder"),
         (["-m", "threads=1,2"], "threads: no part of a run's name, so not to be swept; a command each"),
         (["experiment=degradation,lambda"], "experiment=degradation,lambda: one experiment a command"),
     ],
 )
 def test_hydras_inner_words_do_not_reach_a_person(command, words, said):
-    outcome = command(*words, *[word for word in SHORT if word.partition("=")[0] not in words[0]])
+    outcome = command(*over(SHORT, *words))
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert said in outcome.err
     assert not any(word in outcome.err for word in HYDRAS)

@@ -15,6 +15,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
+from conftest import over
 from depthlab.command.compose import without_hydra
 from depthlab.config import CONFIGS
 from depthlab.run.plan import Plan, plan
@@ -40,8 +41,8 @@ def test_seeds_are_one_result(command):
 def test_a_terminal_shows_a_sweep_as_one_line(command, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     command(*GRID)
-    for again in ("rerun=true", "epochs=0.1"):
-        err = command(*GRID, again).err
+    for again in (["rerun=true"], ["epochs=0.1", "recipe.iterations=null"]):
+        err = command(*over(GRID, *again)).err
         assert "0%|" in err
         assert "4 of 4 runs 100%|" in err
         assert "images/s" not in err
@@ -74,7 +75,7 @@ def test_a_failed_run_is_counted_and_not_averaged(command):
 
 
 def test_a_diverged_run_is_no_failed_one(command):
-    outcome = command(*GRID, "norm=none", "recipe.rate=1e30", "recipe.iterations=20")
+    outcome = command(*over(GRID, "norm=none", "recipe.rate=1e30", "recipe.iterations=20"))
     assert outcome.code == 0
     assert "  skip=none      2 diverged" in outcome.out
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from conftest import over
 from depthlab import api
 from depthlab.reports.command import experiment_of, write
 from depthlab.training import loop
@@ -63,7 +64,7 @@ def test_a_run_measures_shows_and_reports(command):
 
 @pytest.mark.parametrize("word", ["recipe/optimizer=adamw", "recipe/optimizer=kfac", "network=hourglass"])
 def test_stopped_and_gone_on_it_ends_bit_for_bit_the_same(command, monkeypatch, word):
-    run = [*SHORT, word] + ["depth=37"] * (word == "network=hourglass")  # two, stacked
+    run = over([*SHORT, word], *["depth=37"] * (word == "network=hourglass"))  # two, stacked
 
     def ended():
         saved = torch.load(the_run() / "checkpoint.pt", weights_only=True)

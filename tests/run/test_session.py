@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import depthlab
-from conftest import ROOT, presets
+from conftest import ROOT, over, presets
 from depthlab.network import norm
 from depthlab.training import checkpoint, loop
 
@@ -94,8 +94,8 @@ USUAL = {"skip=identity", "skip=concat", "norm=batch", "weight=plain"}
 @pytest.mark.parametrize("option", [option for option in EACH if option not in USUAL])
 def test_each_option_goes_on_bit_for_bit(command, monkeypatch, option):
     """Stopped after the twelfth iteration and, as the states of some optimisers then have another form, the first."""
-    run = [*(word for word in RUN if not word.startswith(("skip=", "recipe.rate="))), option, "recipe.rate=0.003"]
-    run += ["depth=7", "recompute=true"] * ("densenet" in option)
+    run = over([word for word in RUN if not word.startswith("skip=")], option, "recipe.rate=0.003")
+    run = over(run, *["depth=7", "recompute=true"] * ("densenet" in option))
     assert command(*run).code == 0
     straight = outcome_of_run()
     Path("outputs").rename("undisturbed")

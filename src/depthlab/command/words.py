@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -17,12 +18,12 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
-from depthlab.config import GROUPS, Config, again
-from depthlab.errors import Mistake
+from depthlab.config import GROUPS, OPTIONS, Config, again, texts
+from depthlab.errors import Mistake, hint
 from depthlab.training.recipe import Recipe, Warmup
 
 PATHS = ("output_dir", "folder", "data.root", "data.source", "weights", "options")
-KNOWN = {*GROUPS, "recipe/schedule", "recipe/optimizer", *(field.name for field in fields(Config))}
+KNOWN = {*OPTIONS, *(field.name for field in fields(Config))}
 WHOLE = {
     prefix + field.name
     for prefix, kind in (("", Config), ("recipe.", Recipe), ("recipe.warmup.", Warmup))
@@ -38,9 +39,25 @@ def readable(words: list[str]) -> list[str]:
     for word in words:
         if named := re.match(rf"\+*({'|'.join(GROUPS)})\.name=(.*)", word):  # the choice would be another one
             raise Mistake(f"{word}: an option is chosen by its group: {named[1]}={named[2]}")
+    _check_once(words)
     words = again(words)
     sweep = sweeps(words)
     return [_flag(word) if word.startswith("-") else _readable(word, sweep) for word in words]
+
+
+def _check_once(words: Sequence[str]) -> None:
+    """Raises Mistake on what is said twice: an option, as a shell makes of `depth={8,14}`, and how long a run is."""
+    given: dict[str, str] = {}
+    for word in words:
+        key, sign, value = word.lstrip("+").partition("=")
+        if key == "--config-dir" and key in given:
+            raise Mistake(f"{key}: one folder")
+        if (sign or key == "--config-dir") and given.setdefault(key, value) != value:
+            both = f"{given[key]},{value}"
+            raise Mistake(f"{key}={given[key]} {key}={value}: two values; one, or a sweep: -m {key}={both}")
+    epochs, iterations = given.get("epochs", "null"), given.get("recipe.iterations", "null")
+    if "null" not in (epochs, iterations) and epochs != "0":  # a network that is not trained; its twin is
+        raise Mistake(f"epochs={epochs} recipe.iterations={iterations}: each says how long; leave one out")
 
 
 def sweeps(words: Sequence[str]) -> bool:
@@ -121,6 +138,9 @@ def _check(key: str, word: str) -> None:
     if key in GROUPS and any(isinstance(name, list | dict) for name in names):
         how = "probe=[A,B]" if key == "probe" else f"{key}=A; several: -m {key}=A,B"
         raise Mistake(f"{word}: an option of a group is chosen by its name, as in {how}")
+    for name in names if key in OPTIONS else []:
+        if "/" in f"{name}" or f"{name}".endswith(".yaml"):
+            raise Mistake(f"{key}={name}: {hint(Path(f'{name}').stem, texts(key))}")
 
 
 def _whole(found: re.Match[str]) -> str:
