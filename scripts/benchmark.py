@@ -41,6 +41,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from depthlab.command.compose import compose
+from depthlab.command.words import over
 from depthlab.data.dataset import DataSet
 from depthlab.run import build, describe
 from depthlab.run.plan import Plan, plan
@@ -78,7 +79,7 @@ AXES = {
 
 def typed(case: str, more: list[str]) -> list[str]:
     """The options of a case, on all cores, without a warm-up, with `more` or instead of its own."""
-    return [*CASES[case].split(), "threads=null", "recipe.warmup.share=0", *more]
+    return over([*CASES[case].split(), "threads=null", "recipe.warmup.share=0"], *more)
 
 
 def planned(options: list[str]) -> Plan:
@@ -282,7 +283,7 @@ def _share_barrier(barrier: Any) -> None:
 
 
 def _alone(case: str, more: list[str], seconds: float) -> float:
-    made = planned(typed(case, [*more, "threads=1"]))
+    made = planned(typed(case, over(more, "threads=1")))
     where = build.device(made.cfg)
     images = made.images(where)
     epochs, seen = ours(made, images, where), 0
@@ -298,7 +299,7 @@ def _alone(case: str, more: list[str], seconds: float) -> float:
 def command(case: str, more: list[str]) -> dict[str, float]:
     """Seconds from the command to the end of its first iteration and test pass, and its peak memory in GiB."""
     with tempfile.TemporaryDirectory() as folder:
-        options = typed(case, ["epochs=null", "recipe.iterations=1", f"output_dir={folder}", *more])
+        options = typed(case, over(["epochs=null", "recipe.iterations=1", f"output_dir={folder}"], *more))
         start = time.perf_counter()
         subprocess.run([sys.executable, ROOT / "train.py", *options], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
@@ -349,9 +350,11 @@ def scaling(more: list[str]) -> dict[str, dict[str, float]]:
     for axis, values in AXES.items():
         cost = {}
         for value in values:
-            options = [*more, "data.images=512", "data.test_images=2", f"{axis}={value}"]
+            options = over(more, "data.images=512", "data.test_images=2", f"{axis}={value}")
             if axis == "devices":
-                cost[value] = 1000 / command("resnet20", [*options, "threads=1", "recipe.iterations=12"])["images_s"]
+                cost[value] = (
+                    1000 / command("resnet20", over(options, "threads=1", "recipe.iterations=12"))["images_s"]
+                )
                 continue
             made = planned(typed("resnet20", options))
             where = build.device(made.cfg)

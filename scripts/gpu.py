@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import benchmark
+from depthlab.command.words import over
 from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake
 from depthlab.machine.files import replacing
@@ -65,7 +66,7 @@ TINY = "data=synthetic data.augment=true width=4 recipe.batch=8 recipe=he2015 da
 def made(tiny: bool, *options: str, images: int = 1280) -> Plan:
     """The plan of a network on invented images, without a warm-up, so that each step counts."""
     words = [*(TINY if tiny else FULL).split(), f"data.images={images}", "recipe.warmup.share=0", "threads=null"]
-    return benchmark.planned([*words, *(word for option in options for word in option.split())])
+    return benchmark.planned(over(words, *(word for option in options for word in option.split())))
 
 
 def passes(planned: Plan) -> dict[str, Tensor]:

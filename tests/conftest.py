@@ -4,7 +4,7 @@ import logging
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -45,12 +45,6 @@ def option(module: ModuleType, preset: str) -> partial[Any]:
     """The option of a group's module that a preset chooses, its values filled in."""
     group = module.__name__.rpartition(".")[2]
     return bind(module, presets(group)[preset], group)
-
-
-def over(words: Sequence[str], *more: str) -> list[str]:
-    """The words of a command and more of them, which go before those of the same option."""
-    given = {word.partition("=")[0] for word in more}
-    return [*(word for word in words if word.partition("=")[0] not in given), *more]
 
 
 class Counted:

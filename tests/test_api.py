@@ -20,6 +20,7 @@ from torch import nn
 import depthlab
 from conftest import ROOT
 from depthlab import Mistake, api, config
+from depthlab.command.words import over
 
 SHORT = "data=digits depth=8 width=4 recipe.iterations=3"
 
@@ -169,7 +170,7 @@ def test_what_is_no_run_is_named():
 
 def test_a_row_a_run_and_a_row_an_evaluation():
     depthlab.run(f"{SHORT} skip=scaled skip.scale=0.7 probe=[gradients] probe.gradients.images=32")
-    depthlab.run(f"{SHORT} recipe.iterations=30 seed=1 folder=deep/er")
+    depthlab.run(over(SHORT.split(), "recipe.iterations=30", "seed=1", "folder=deep/er"))
     rows = {row["seed"]: row for row in depthlab.runs("outputs")}
     assert (rows[0]["skip"], rows[0]["skip.scale"], rows[0]["status"]) == ("scaled", 0.7, "finished")
     assert 0 <= rows[1]["best_test_error"] <= rows[1]["test_error"] <= 100

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from conftest import ROOT, over, presets
+from conftest import ROOT, presets
 from depthlab import config
 from depthlab.command.compose import compose
+from depthlab.command.words import over
 from depthlab.errors import Mistake
 from depthlab.run.plan import MODULES as PARTS
 from depthlab.run.plan import plan as checked

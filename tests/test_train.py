@@ -17,8 +17,9 @@ from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 
 import depthlab
-from conftest import ROOT, another_process_holds, over
+from conftest import ROOT, another_process_holds
 from depthlab.command.compose import compose
+from depthlab.command.words import over
 from depthlab.config import typed_again
 from depthlab.run import build, start
 from depthlab.run.directory import InUse

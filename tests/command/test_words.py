@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import over
-from depthlab.command.words import readable
+from depthlab.command.words import over, readable
 from depthlab.errors import Mistake
 
 SHORT = ("data=digits", "depth=8", "width=4", "recipe.iterations=1", "seed=0")

@@ -15,8 +15,8 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
-from conftest import over
 from depthlab.command.compose import without_hydra
+from depthlab.command.words import over
 from depthlab.config import CONFIGS
 from depthlab.run.plan import Plan, plan
 from hydra_plugins.depthlab_sweeper import composed, shared

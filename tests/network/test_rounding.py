@@ -8,6 +8,7 @@ from torch.nn import functional
 
 import depthlab
 from depthlab.command.compose import compose
+from depthlab.command.words import over
 from depthlab.network import rounding
 from depthlab.network.rounding import half_precision, rounded, rounded_operands
 from depthlab.run import build
@@ -76,7 +77,7 @@ def test_products_without_instructions_by_hand(without_instructions, dtype):
 @pytest.mark.parametrize("words", ["norm=batch", "norm=layer", "skip=identity", "network=mlp", "weight=standardised"])
 def test_half_precision_without_instructions_is_torchs_to_rounding(without_instructions, words):
     torch.manual_seed(0)
-    net = depthlab.network(f"depth=8 skip=none data=digits {words}").train()
+    net = depthlab.network(over(["depth=8", "skip=none", "data=digits"], words)).train()
     x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
     gradients = []
     for context in (half_precision(torch.bfloat16, "cpu"), torch.autocast("cpu", torch.bfloat16)):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import over
 from depthlab import api
+from depthlab.command.words import over
 from depthlab.reports.command import experiment_of, write
 from depthlab.training import loop
 

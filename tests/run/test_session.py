@@ -13,7 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import depthlab
-from conftest import ROOT, over, presets
+from conftest import ROOT, presets
+from depthlab.command.words import over
 from depthlab.network import norm
 from depthlab.training import checkpoint, loop
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from conftest import ROOT
 from depthlab.command.compose import compose
+from depthlab.command.words import over
 from depthlab.machine.processes import together
 from depthlab.run.start import run
 from depthlab.training.distributed import Ranks
@@ -37,7 +38,7 @@ RUN = (
 )
 DATA = RUN[:4]
 CASES = {
-    "one iteration": ("norm=group", "epochs=0.1"),
+    "one iteration": ("norm=group", "epochs=0.1", "recipe.iterations=null"),
     "group": ("norm=group",),
     "none": ("norm=none", "recipe.rate=0.01", "skip=none", "data.validation=1"),
     "synchronised": ("norm.sync=true", "probe=[gradients,activations]", "checkpoint_every=0"),
@@ -52,7 +53,7 @@ CASES = {
     ),
     "not trained": ("norm=group", "epochs=0"),
 }
-CASES = {name: (*RUN, *options) for name, options in CASES.items()}
+CASES = {name: over(RUN, *options) for name, options in CASES.items()}
 
 
 def run_cases(cases, rank):
@@ -255,7 +256,7 @@ def test_what_stops_one_stops_and_saves_all_and_any_number_goes_on(command, star
 
 
 def test_a_sweep_of_runs_of_two_processes_in_workers(start, tmp_path):
-    options = (*LONG, "epochs=1", "devices=2", "seed=0,1", "hydra.launcher.n_jobs=2")
+    options = over(LONG, "epochs=1", "recipe.iterations=null", "devices=2", "seed=0,1", "hydra.launcher.n_jobs=2")
     process = start(ROOT / "train.py", "-m", *options)
     out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, "")

@@ -60,6 +60,12 @@ def _check_once(words: Sequence[str]) -> None:
         raise Mistake(f"epochs={epochs} recipe.iterations={iterations}: each says how long; leave one out")
 
 
+def over(words: Sequence[str], *more: str) -> list[str]:
+    """The words of a command and more, which are instead of those of the same option."""
+    given = {word.partition("=")[0] for word in more}
+    return [*(word for word in words if word.partition("=")[0] not in given), *more]
+
+
 def sweeps(words: Sequence[str]) -> bool:
     """Whether they make several runs: an experiment does so without -m."""
     sign = re.compile(r"-m$|--multirun$|\+?experiment=(?!null$)|hydra\.mode=MULTIRUN$")
