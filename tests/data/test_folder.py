@@ -140,9 +140,10 @@ GOOD |= {"x_test": GOOD["x_train"], "y_test": GOOD["y_train"]}
         ({"y_train": np.arange(3)}, "3 labels of int64"),
         ({"y_train": np.array([0.0, 1.0])}, "2 labels of float64"),
         ({"y_train": np.array([-1, 1])}, "a whole number from 0 on"),
-        ({"y_train": np.array([0, 2])}, "no training image has the label 1"),
-        ({"y_test": np.array([0, 2])}, "no training image has the label 2"),
-        ({"y_train": np.array([0, 2**62])}, "no training image has the label 1"),
+        ({"y_train": np.array([0, 2])}, "only y_test has the label 1"),
+        ({"y_test": np.array([0, 2])}, "only y_train has the label 1"),
+        ({"y_train": np.array([0, 2**62])}, "only y_test has the label 1"),
+        ({"y_train": np.array([0, 3]), "y_test": np.array([0, 3])}, "no image has the label 1, and one has 3"),
         ({"x_train": np.zeros((2, 3, 8, 8), np.uint8)}, r"images of \(2, 3, 8, 8\): channels come last"),
         ({"x_train": np.zeros((2, 1, 8, 8), np.uint8)}, r"images of \(2, 1, 8, 8\): channels come last"),
         ({"y_test": np.array([None, 2])}, "expected a folder .* or an .npz"),
@@ -153,6 +154,15 @@ def test_what_is_wrong_with_arrays_is_named(change, text, tmp_path):
     with pytest.raises(Mistake, match=text) as mistake:
         folder(tmp_path / "a.npz")
     assert "\n" not in str(mistake.value)
+
+
+def test_a_file_that_holds_something_else_says_what(tmp_path):
+    np.savez(tmp_path / "a.npz", images=GOOD["x_train"], labels=GOOD["y_train"])
+    np.save(tmp_path / "b.npy", GOOD["x_train"])
+    (tmp_path / "c.npz").write_text("x_train y_train")
+    for name, said in (("a.npz", "it holds images, labels"), ("b.npy", "it is no .npz"), ("c.npz", "it is no .npz")):
+        with pytest.raises(Mistake, match=f"an .npz with x_train, y_train, x_test, y_test; {said}$"):
+            folder(tmp_path / name)
 
 
 def test_no_root_is_told():

@@ -175,6 +175,9 @@ def collect(kind: Cifar, cache: Path, source: str) -> Parts:
     order = list(kind.sources) if source == "auto" else [source]
     if order[0] not in kind.sources and not Path(source).expanduser().exists():
         raise one_of("data.source", source, ["auto", *kind.sources, "a PATH that exists"])
+    if cache.parent.is_file() or (cache.parent / "train").is_dir():
+        own = f"images of one's own are data=folder, {kind.title} in another form is data.source=PATH"
+        raise Mistake(f"data.root={cache.parent}: is the folder for {kind.title}'s {cache.name}; {own}")
     with writing(cache.parent):
         cache.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache.parent).close()  # better known now than after the download
@@ -217,9 +220,9 @@ def read(path: Path, kind: Cifar) -> Parts:
         return arrays(cache, kind)
     for layout in kind.layouts:
         files = contents(path, layout)
-        if layout.files[0] in files:
+        if files:
             if missing := [name for name in layout.files if name not in files]:
-                raise FileNotFoundError(f"{missing[0]} is missing")
+                raise FileNotFoundError(f"{', '.join(missing)} {'are' if missing[1:] else 'is'} missing")
             return checked(layout.decode([files[name] for name in layout.files]), kind)
     for folder in (path, path / kind.name, path / "plain_text", path / "data"):
         if any(folder.glob("*.parquet")):
@@ -378,18 +381,22 @@ def class_folders(root: Path, kind: Cifar) -> Parts:
     """Arrays from root/train/CLASS/*.png and root/test/CLASS/*.png, also with superclasses between; classes count in
     the order of their names, images in that of the numbers in theirs.
     """
-    parts = []
+    splits, classes = {}, {}
     for split in ("train", "test"):
         below = [file for file in (root / split).rglob("*") if not hidden(file.relative_to(root))]
-        files = sorted((file for file in below if file.suffix.lower() == ".png"), key=number)
-        if not files and any(file.suffix.lower() in (".jpg", ".jpeg") for file in below):
+        splits[split] = sorted((file for file in below if file.suffix.lower() == ".png"), key=number)
+        if not splits[split] and any(file.suffix.lower() in (".jpg", ".jpeg") for file in below):
             raise ValueError(f"{split} holds JPEG files, which have other pixels; needed is PNG")
-        names = sorted({file.parent.name for file in files}, key=lambda name: (len(name) * name.isdigit(), name))
-        if len(names) != kind.classes:
-            raise ValueError(f"{split} holds PNG files of {len(names)} classes ({', '.join(names[:20])})")
-        place = {name: i for i, name in enumerate(names)}
-        x = np.stack([tile(file.read_bytes()) for file in files])
-        parts += [x, np.array([place[file.parent.name] for file in files], np.uint8)]
+        classes[split] = {file.parent.name for file in splits[split]}
+    for name in sorted(classes["train"] ^ classes["test"]):
+        raise ValueError(f"only {'train' if name in classes['train'] else 'test'} has PNG files of a class {name}")
+    names = sorted(classes["train"], key=lambda name: (len(name) * name.isdigit(), name))
+    if len(names) != kind.classes:
+        raise ValueError(f"there are PNG files of {len(names)} classes ({', '.join(names[:20])})")
+    parts = []
+    for files in splits.values():
+        parts.append(np.stack([tile(file.read_bytes(), str(file.relative_to(root))) for file in files]))
+        parts.append(np.array([names.index(file.parent.name) for file in files], np.uint8))
     return dict(zip(NAMES, parts, strict=True))
 
 
@@ -404,14 +411,18 @@ def number(file: Path) -> tuple[int, str]:
     return int(found[0]) if found else 0, str(file)
 
 
-def tile(file: bytes) -> np.ndarray:
-    """The image (32, 32, 3) of one PNG; its size is checked before a pixel is decoded."""
+def tile(file: bytes, name: str) -> np.ndarray:
+    """The image (32, 32, 3) of one PNG; its size is checked before a pixel is decoded. ValueError, with its name."""
     from PIL import Image
 
-    with catch_warnings(action="ignore"), Image.open(io.BytesIO(file), formats=["PNG"]) as image:
-        if image.size != (SIDE, SIDE):
-            raise ValueError(f"an image has {image.size[0]} x {image.size[1]} pixels")
-        return np.array(image.convert("RGB"))
+    try:
+        with catch_warnings(action="ignore"), Image.open(io.BytesIO(file), formats=["PNG"]) as image:
+            if image.size == (SIDE, SIDE):
+                return np.array(image.convert("RGB"))
+            problem = f"has {image.size[0]} x {image.size[1]} pixels"
+    except Exception as error:  # damaged bytes can raise anything
+        problem = f"is no PNG ({brief(error)})"
+    raise ValueError(f"{name} {problem}")
 
 
 def parquet(folder: Path) -> Parts:
@@ -434,7 +445,7 @@ def parquet(folder: Path) -> Parts:
             if image is None or label is None:
                 raise ValueError(f"{file.name} has columns {', '.join(held)}; needed are img and (fine_)label")
             rows = opened.read(columns=[image, label])
-            images += [tile(row["bytes"]) for row in rows[image].to_pylist()]
+            images += [tile(r["bytes"], f"{file.name}, row {i},") for i, r in enumerate(rows[image].to_pylist())]
             y += rows[label].to_pylist()
         parts += [np.stack(images), labels(y)]
     return dict(zip(NAMES, parts, strict=True))

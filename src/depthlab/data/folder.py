@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -181,11 +182,16 @@ def _decoded(file: Path, read: Callable[[Any], np.ndarray]) -> np.ndarray:
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise Mistake(f"data.root={path}: {EXPECTED}; it is no .npz")
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in NAMES}
+            names = file.files
+            held = {name: file[name] for name in NAMES if name in names}
     except Exception as error:  # damaged bytes can raise anything
         raise Mistake(f"data.root={path}: {EXPECTED} ({' '.join(str(error).split())[:200]})") from error
+    if {*held} != {*NAMES}:
+        raise Mistake(f"data.root={path}: {EXPECTED}; it holds {', '.join(names[:8]) or 'nothing'}")
     parts = []
     for x, y in ((held["x_train"], held["y_train"]), (held["x_test"], held["y_test"])):
         x, y = (x[..., None] if x.ndim == 3 else x), y.reshape(-1)
@@ -202,6 +208,8 @@ def _arrays(path: Path) -> list[np.ndarray]:
         parts += [x if x.dtype == np.uint8 else x.astype(np.float32), y.astype(np.int64)]
     train, test = set(parts[1].tolist()), set(parts[3].tolist())
     for place, label in enumerate(sorted(train | test)):
-        if place != label or label not in train:
-            raise Mistake(f"data.root={path}: no training image has the label {place}")
+        if place != label:
+            raise Mistake(f"data.root={path}: no image has the label {place}, and one has {label}")
+        if label not in train & test:
+            raise Mistake(f"data.root={path}: only y_{'train' if label in train else 'test'} has the label {label}")
     return parts
