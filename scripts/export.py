@@ -58,15 +58,18 @@ def to_torchvisions(run: "depthlab.Loaded", out: Path) -> None:
 
 
 def to_onnx(run: "depthlab.Loaded", out: Path) -> None:
-    """images (N, C, H, W) -> logits (N, classes), weights in the file. Raises Mistake where the extra is missing."""
+    """Images (N, C, H, W) -> logits (N, classes), in float32, weights in the file. Raises Mistake where the extra is
+    missing.
+    """
     try:
         import onnxscript  # noqa: F401
     except ImportError:
         raise Mistake("--to onnx: needs pip install -e '.[onnx]'") from None
     images = torch.zeros(2, *run.data.shape)
+    net = run.net.float()  # onnxruntime has no convolution of doubles
     with warnings.catch_warnings(action="ignore"):  # what the exporter thinks of its own parts
         made = torch.onnx.export(
-            run.net,
+            net,
             (images,),
             input_names=["images"],
             output_names=["logits"],
@@ -88,14 +91,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="outputs/NAME/RUN")
     parser.add_argument("--to", choices=WRITERS, required=True)
-    file = {"metavar": "FILE", "help": "usually network.FORMAT in the run's directory"}
+    file = {"metavar": "FILE", "help": "or a folder; usually network.FORMAT in the run's"}
     parser.add_argument("--out", type=lambda text: Path(text).expanduser(), **file)
     parser.add_argument("--options", metavar="FOLDER", help="the run's options of your own")
     parser.add_argument("--root", metavar="PATH", help="where the run's own images lie now, if they were moved")
     given = parser.parse_args()
     with told_in_one_line():
         run = depthlab.load(given.run, options=given.options, root=given.root)
-        out = given.out or given.run / f"network{SUFFIXES[given.to]}"
+        out = given.out or given.run
+        out = out / f"network{SUFFIXES[given.to]}" if out.is_dir() else out
         out.parent.mkdir(parents=True, exist_ok=True)
         WRITERS[given.to](run, out)
         print(f"written: {out}")

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
@@ -21,6 +23,15 @@ import depthlab
 from conftest import ROOT
 from depthlab import Mistake, api, config
 from depthlab.command.words import over
+
+
+@contextmanager
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    assert torch.get_default_dtype() == torch.float64
+    torch.set_default_dtype(torch.float32)
+
 
 SHORT = "data=digits depth=8 width=4 recipe.iterations=3"
 
@@ -249,3 +260,32 @@ def test_a_probe_of_which_no_run_has_heard_is_named():
 def test_torn_quotes_are_a_mistake():
     with pytest.raises(Mistake, match="no closing quotation"):
         depthlab.network("data=digits output_dir='my runs")
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+        float64_by_default,
+    ],
+)
+def test_what_is_around_a_call_does_not_change_its_result(around):
+    wanted = depthlab.run(f"{SHORT} output_dir=wanted")["final"]
+    with around():
+        assert depthlab.run(SHORT)["final"] == wanted
+        (row,) = depthlab.runs()
+        assert depthlab.load(row["path"]).net.head.weight.dtype == torch.float32
+    assert torch.get_default_device() == torch.device("cpu")
+
+
+def test_a_network_from_a_file_says_whose_names_it_has(capsys):
+    net = torchvision.models.resnet18(num_classes=10)
+    torch.save(net.state_dict(), "r18.pth")
+    words = "depth=18 network=imagenet width=64 data=synthetic activation=tanh weights=r18.pth"
+    depthlab.network(words)
+    said = capsys.readouterr()
+    assert said.out.startswith("weights: r18.pth, by torchvision's names (layer1, fc)\n")
+    assert "most networks by these names want activation=relu, and this one has not" in said.out + said.err

@@ -3,10 +3,11 @@
 `words` are those behind `python train.py`, as one text ("depth=56 skip=none") or as a list of them.
 """
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +29,13 @@ from depthlab.network.rounding import float32_products_put_back
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
-from depthlab.run import build, start
+from depthlab.run import build, describe
+from depthlab.run import start as command
+from depthlab.run.console import log_to_console
 from depthlab.run.directory import Record, Run
 from depthlab.run.plan import HOUSE, Plan, plan
 
+log = logging.getLogger("depthlab")
 Words = str | Sequence[str]
 CPU = torch.device("cpu")
 ONE_AT_A_TIME = RLock()
@@ -59,7 +63,7 @@ class Loaded:
 @mistakes()
 def network(words: Words) -> Network:
     """The network that the command would train, weights filled from the seed, or from `weights=FILE`, in training
-    mode, on the CPU.
+    mode, on the CPU. Of a file it is said whose names were found in it.
 
     Only the sets that tell neither size nor classes by themselves (imagenet, own images) are looked at for it.
     """
@@ -70,7 +74,12 @@ def network(words: Words) -> Network:
         with _untouched():
             build.from_twin(net, planned.twin, planned.images(CPU), CPU)
     elif file := planned.config["weights"]:
-        weights.fit(weights.read(**file), net, file["file"]).fill(net)
+        start = weights.fit(weights.read(**file), net, file["file"])
+        start.fill(net)
+        log_to_console()
+        log.info("weights: %s", describe.weights(planned, start))
+        if line := describe.unusual(planned, start):
+            log.warning(line)
     return net
 
 
@@ -95,7 +104,7 @@ def run(words: Words, *, brief: bool = True) -> Record:
         sys.argv = ["depthlab.run", words if isinstance(words, str) else shlex.join(words)]
         try:
             with _untouched():
-                return start.run(*composed, brief=brief)
+                return command.run(*composed, brief=brief)
         except SystemExit as stop:
             if stop.code == 130:
                 raise KeyboardInterrupt("stopped and saved; the same call goes on") from None
@@ -221,16 +230,29 @@ def _network(planned: Plan) -> Network:
 def _untouched() -> Iterator[None]:
     """Inside, depthlab sets torch's random streams, threads, treatment of subnormal numbers and precision on GPUs as
     it likes; torch.export, for one, refuses a precision that is not the usual one. All threads of the process share
-    these, so that one of them is inside at a time.
+    these, so that one of them is inside at a time. The caller's default dtype and device, autocast and no_grad, which
+    would make another result, do not reach inside.
     """
     with ONE_AT_A_TIME:
         benchmark = torch.backends.cudnn.benchmark
         threads = torch.get_num_threads()
+        dtype = torch.get_default_dtype()
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         try:
-            with torch.random.fork_rng(devices), float32_products_put_back():
+            with ExitStack() as inside:
+                inside.enter_context(torch.inference_mode(False))
+                inside.enter_context(torch.enable_grad())
+                for kind in ("cpu", "cuda"):
+                    if torch.is_autocast_enabled(kind):
+                        inside.enter_context(torch.autocast(kind, enabled=False))
+                if torch.get_default_device() != CPU:
+                    inside.enter_context(CPU)
+                torch.set_default_dtype(torch.float32)
+                inside.enter_context(torch.random.fork_rng(devices))
+                inside.enter_context(float32_products_put_back())
                 yield
         finally:
+            torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
             torch.backends.cudnn.benchmark = benchmark
             torch.set_flush_denormal(False)

@@ -200,12 +200,16 @@ def test_what_the_networks_of_a_file_want_is_told(changes, told):
 
 MISFITS = [
     (lambda: Theirs(20).state_dict(), "weights=f: the names of PyTorch's CIFAR ResNets (layer1, linear) of depth=20 "
-     "width=16, does not fit this network: it has also stages.0.1.branch.conv1.weight, "),
+     "width=16, does not fit this network: it has also layer1.1.conv1.weight, "),
     (lambda: ours(8, width=8).state_dict(), "stem.conv1.weight is (8, 3, 3, 3) and here (16, 3, 3, 3), "),
-    (lambda: Theirs(8, "B").state_dict(), "it has also stages.1.0.shortcut.conv1.weight, "),
+    (lambda: Theirs(8, "B").state_dict(), "it has also layer2.0.shortcut.0.weight, "),
     (lambda: {k: v for k, v in ours(8).state_dict().items() if "norm1.bias" not in k},
      "it lacks stem.norm1.bias, stages.0.0.branch.norm1.bias, stages.1.0.branch.norm1.bias and 1 more"),
     (lambda: {k: v for k, v in ours(8).state_dict().items() if "head" not in k}, "it lacks head.weight, head.bias"),
+    (lambda: {k: v for k, v in Theirs(8, width=4).state_dict().items() if "bn1" not in k},
+     "it lacks bn1.weight, bn1.bias, bn1.running_mean and 13 more; conv1.weight is (4, 3, 3, 3) and here "),
+    (lambda: torchvision.models.resnet18().state_dict(), "it has also layer1.1.conv1.weight, layer1.1.bn1.weight, "),
+    (lambda: torchvision.models.densenet121().state_dict(), "features.norm0.weight is (64,) and here (16,)"),
     (lambda: {"features.0.weight": torch.ones(1), "features.1.weight": torch.ones(1)},
      "weights=f: features.0.weight, features.1.weight: neither depthlab's names, nor torchvision's names (layer1, "
      "fc), nor the names of PyTorch's CIFAR ResNets (layer1, linear), nor torchvision's names of a DenseNet "

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from depthlab.errors import Mistake
 from depthlab.network.densenet import from_torchvision as from_torchvisions_densenet
-from depthlab.network.resnet import Network, ZeroPad, from_torchvision
+from depthlab.network.densenet import to_torchvision as to_torchvisions_densenet
+from depthlab.network.resnet import Network, ZeroPad, from_torchvision, to_torchvision
 from depthlab.network.unit import Unit
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -28,6 +29,8 @@ NAMINGS = {
 }
 MAPPED = {"torchvision": from_torchvision, "cifar": from_torchvision, "densenet": from_torchvisions_densenet}
 """What gives tensors of a foreign naming our names."""
+BACK = {"torchvision": to_torchvision, "cifar": to_torchvision, "densenet": to_torchvisions_densenet}
+"""The inverse; those who name the head `linear` say shortcut where torchvision says downsample."""
 USUAL = {"skip.name": "identity", "unit.name": "original", "norm.name": "batch", "activation.name": "relu"}
 USUAL |= {"data.normalize": "imagenet", "network.stride_in": "3x3"}
 """What the networks of foreign namings are made of and were trained with, by our words."""
@@ -126,8 +129,11 @@ def fit(state: dict[str, Tensor], net: Network, file: str) -> Start:
     both = [n for n in wanted if n in state and n not in heads]
     wrong = [n for n in both if _shape(state, n) != _shape(wanted, n)]
     if missing or unknown or wrong:
-        sizes = [f"{n} is {_shape(state, n)} and here {_shape(wanted, n)}" for n in wrong]
-        words = {"it lacks ": missing, "it has also ": unknown, "": sizes}
+        sizes = [
+            f"{theirs} is {_shape(state, n)} and here {_shape(wanted, n)}"
+            for theirs, n in zip(_theirs(wrong, naming), wrong, strict=True)
+        ]
+        words = {"it lacks ": _theirs(missing, naming), "it has also ": _theirs(unknown, naming), "": sizes}
         told = "; ".join(word + _some(names) for word, names in words.items() if names)
         raise Mistake(f"weights={file}: {NAMINGS[naming]}{_kind(state)}, does not fit this network: {told}")
     own = {n: torch.empty(wanted[n].shape, dtype=wanted[n].dtype).copy_(state[n].detach()) for n in both}
@@ -171,6 +177,16 @@ def _kind(state: dict[str, Tensor]) -> str:
 
 def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     return tuple(state[name].shape)
+
+
+def _theirs(names: list[str], naming: str) -> list[str]:
+    """Our names as the file has them."""
+    if naming == "depthlab":
+        return names
+    theirs = BACK[naming](dict.fromkeys(names, torch.empty(0)))
+    if naming == "cifar":
+        return [re.sub(r"^fc\.", "linear.", name.replace("downsample", "shortcut")) for name in theirs]
+    return [*theirs]
 
 
 def _some(words: Iterable[str]) -> str:

@@ -63,7 +63,7 @@ def facts(plan: Plan, images: DataSet, where: torch.device, processes: int, star
         "multiply_adds": operations,
         "devices": processes,
         "parameters": parameters,
-        **({"weights": _weights(plan, start)} if start or plan.twin else {}),
+        **({"weights": weights(plan, start)} if start or plan.twin else {}),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
     }
 
@@ -100,7 +100,13 @@ def announcement(plan: Plan, images: DataSet, steps: int, done: int, facts: Reco
     ]
 
 
-def _weights(plan: Plan, start: Start | None) -> str:
+def unusual(plan: Plan, start: Start) -> str:
+    """What most networks by the names in a file of weights have and this one has not; empty: nothing."""
+    usual = " ".join(start.unusual(plan.config))
+    return f"weights: most networks by these names want {usual}, and this one has not" if usual else ""
+
+
+def weights(plan: Plan, start: Start | None) -> str:
     """Where a run's weights come from."""
     if start is None:
         added = plan.cfg.depth - plan.twin.cfg.depth if plan.twin else 0

@@ -176,8 +176,8 @@ class Session(Part):
         describe.reset_peak_memory(self.where)
         for line in describe.announcement(self.planned, self.images, self.steps, self.state.step, self.facts):
             log.log(self.level, line)
-        if self.start and (usual := self.start.unusual(self.planned.config)):
-            log.warning(f"weights: most networks by these names want {' '.join(usual)}, and this run has not")
+        if self.start and (line := describe.unusual(self.planned, self.start)):
+            log.warning(line)
 
     @property
     def over(self) -> bool:
