@@ -382,6 +382,12 @@ def test_what_does_nothing_does_not_rename(plan):
         ("recipe.warmup.share=0", "recipe.warmup.share=0.0"),
         ("recipe.warmup.until_error=80", "recipe.warmup.until_error=80.0"),
         ("epochs=2", "epochs=2.0"),
+        ("depth=14 skip=none weights={depth:8}", "depth=14 skip=none weights={depth:8.0}"),
+        (
+            "depth=14 skip=none weights={depth:8,recipe.rate:1}",
+            "depth=14 skip=none weights={recipe.rate:1.0,depth:8}",
+        ),
+        ("depth=8", "depth=8 experiment=null"),
         ("recipe/schedule=step recipe.schedule.drops=[0,1]", "recipe/schedule=step recipe.schedule.drops=[0.0,1.0]"),
         ("recipe/schedule=one_cycle recipe.schedule.start=25", "recipe/schedule=one_cycle"),
         ("init.gain=2", "init.gain=2.0"),

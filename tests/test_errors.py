@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from depthlab import config
+from depthlab import config, errors
 from depthlab.errors import Mistake, hint, one_of, told_in_one_line, within, wrong_value
 
 NAMES = ("identity", "none", "scaled", "scaled_both", "conv")
@@ -241,3 +241,17 @@ def test_what_was_typed_does_not_break_the_line(capsys, end):
     err = capsys.readouterr().err
     assert (len(err.splitlines()), end in err) == (1, end == "\n")
     assert err.endswith("b: none\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "run", "report", "extra"),
+    [
+        ("train.py", "python train.py", "python scripts/report.py", "pip install -e '.[ray]'"),
+        ("/home/me/bin/depthlab", "depthlab", "depthlab-report", "pip install 'depthlab[ray]'"),
+        ("/home/me/bin/depthlab-report", "depthlab", "depthlab-report", "pip install 'depthlab[ray]'"),
+    ],
+)
+def test_commands_are_named_as_they_are_here(program, run, report, extra, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    assert (config.command(), config.report_command()) == (run.split(), report.split())
+    assert errors.extra("ray") == extra

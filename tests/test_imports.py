@@ -52,7 +52,7 @@ OURS = {
     "command.cli": {"errors", "config", "machine", "command.words", "command.compose", "run.start"},
     "api": {
         *("errors", "config", "command.compose", "network", "data.dataset", "training", "probes", "reports.collect"),
-        *("run.build", "run.directory", "run.plan", "run.start"),
+        *("run.build", "run.console", "run.describe", "run.directory", "run.plan", "run.start"),
     },
 }
 ROOMS = {"run.directory", *(part.split(".")[0] for part in OURS)}

@@ -26,7 +26,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
-from depthlab.errors import Mistake, hint, not_yaml, one_of, wrong_value
+from depthlab.errors import Mistake, hint, installed, not_yaml, one_of, wrong_value
 from depthlab.training.recipe import Recipe, Warmup
 
 HERE = Path(__file__).resolve().parent
@@ -298,7 +298,7 @@ def help_text() -> str:
     """What --help says: the scalars and the options of each group, from the YAML files and their first comments."""
     scalars = re.findall(r"^(\w+): *(\S+) *# (.*)", (CONFIGS / "train.yaml").read_text(), re.MULTILINE)
     lines = [
-        f"{'depthlab' if installed() else 'python train.py'} [option=value ...]",
+        f"{' '.join(command())} [option=value ...]",
         "  -m sweeps over values with commas, on all cores; -c job shows the config",
     ]
     lines += ["  config=FILE is the run of a config.yaml again; what is typed beside it goes before", ""]
@@ -320,9 +320,14 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def installed() -> bool:
-    """Whether the command is `depthlab`, not `python train.py`."""
-    return Path(sys.argv[0]).stem == "depthlab"
+def command() -> list[str]:
+    """What starts a run, as it is typed before its options."""
+    return ["depthlab"] if installed() else ["python", "train.py"]
+
+
+def report_command() -> list[str]:
+    """What writes a report, as it is typed before the folder."""
+    return ["depthlab-report"] if installed() else ["python", "scripts/report.py"]
 
 
 def typed_again() -> str:
@@ -336,7 +341,7 @@ def typed_command() -> str | None:
     if Path(sys.argv[0]).name not in ("train.py", "depthlab"):
         return None
     words = [word for word in sys.argv[1:] if not word.startswith(("output_dir=", "rerun="))]
-    return shlex.join([*(["depthlab"] if installed() else ["python", "train.py"]), *words])
+    return shlex.join([*command(), *words])
 
 
 def from_yaml(text: str) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from math import inf
+from pathlib import Path
 from typing import Any
 
 # What other programs call them.
@@ -67,6 +68,16 @@ def wrong_value(option: str, text: str, given: object = None) -> Mistake:
     if (names := re.fullmatch(r"expected one of \[(.*)\]", allowed)) and given is not None:
         return one_of(option, given, names[1].split(", "))
     return Mistake(f"{option}: {allowed}" if given is None else f"{option}={given}: {allowed}")
+
+
+def installed() -> bool:
+    """Whether the command is `depthlab`, not `python train.py` in a clone."""
+    return Path(sys.argv[0]).stem in ("depthlab", "depthlab-report")
+
+
+def extra(name: str) -> str:
+    """The command that installs an extra of ours."""
+    return f"pip install 'depthlab[{name}]'" if installed() else f"pip install -e '.[{name}]'"
 
 
 def not_yaml(file: str, error: Any) -> Mistake:

@@ -34,19 +34,19 @@ from depthlab.config import (
     experiment_rows,
     flat,
     identity,
-    installed,
     keys,
     owners,
+    report_command,
     typed_again,
 )
-from depthlab.errors import Mistake
+from depthlab.errors import Mistake, extra
 
 if TYPE_CHECKING:
     from depthlab.run.plan import Plan
 
 log = logging.getLogger("depthlab")
 
-EXTRAS = {"submitit_local": "[slurm]", "submitit_slurm": "[slurm]", "ray": "[ray]"}
+EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """Launchers that are installed separately, and the extra that brings each."""
 REGISTER = "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
 """What OmegaConf calls it."""
@@ -70,7 +70,8 @@ class DepthlabSweeper(BasicSweeper):
         self.by = config.hydra.runtime.choices["hydra/launcher"]
         package = config.hydra.launcher._target_.rpartition(".")[0].rpartition(".")[0]
         if find_spec(package) is None:
-            raise Mistake(f"hydra/launcher={self.by}: not installed; pip install -e '.{EXTRAS.get(self.by, '')}'")
+            how = f"; {extra(EXTRAS[self.by])}" if self.by in EXTRAS else ""
+            raise Mistake(f"hydra/launcher={self.by}: not installed{how}")
 
         launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=False)
         jobs = launcher.get("n_jobs", 1)
@@ -123,6 +124,8 @@ class DepthlabSweeper(BasicSweeper):
         if any(planned.config["data"].get("root", "") is None for planned in ours):
             raise Mistake(f"data.root=null: {EXPECTED}")
         pairs = list(zip(plans, grid, strict=True))
+        if len({planned.cfg.output_dir for planned in plans}) > 1:
+            raise Mistake("output_dir: not to be swept; a command each")
         _distinct(plans)
         if plans[0].cfg.order.name == "cheapest":
             pairs.sort(key=_ranks(plans))
@@ -149,9 +152,8 @@ class DepthlabSweeper(BasicSweeper):
         elif stopped:
             log.error(f"{stopped} run{'s were' if stopped > 1 else ' was'} stopped; to continue: {typed_again()}")
         log.info("tensorboard --logdir %s", shlex.quote(self.config.output_dir))
-        report = "depthlab-report" if installed() else "python scripts/report.py"
-        words = [str(plans[0].run.path.parent), *(f"--config-dir={folder}" for folder in FOLDERS[1:])]
-        log.info("%s %s", report, shlex.join(words))
+        for folder in dict.fromkeys(str(planned.run.path.parent) for planned in plans):
+            log.info(shlex.join([*report_command(), folder, *(f"--config-dir={own}" for own in FOLDERS[1:])]))
         if failed or ended or stopped:
             raise SystemExit(1)
         return [list(returns.values())]

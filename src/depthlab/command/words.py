@@ -40,7 +40,7 @@ def readable(words: list[str]) -> list[str]:
         if named := re.match(rf"\+*({'|'.join(GROUPS)})\.name=(.*)", word):  # the choice would be another one
             raise Mistake(f"{word}: an option is chosen by its group: {named[1]}={named[2]}")
     _check_once(words)
-    words = again(words)
+    words = [word for word in again(words) if word.lstrip("+") != "experiment=null"]
     sweep = sweeps(words)
     return [_flag(word) if word.startswith("-") else _readable(word, sweep) for word in words]
 
@@ -144,6 +144,8 @@ def _check(key: str, word: str) -> None:
     if key in GROUPS and any(isinstance(name, list | dict) for name in names):
         how = "probe=[A,B]" if key == "probe" else f"{key}=A; several: -m {key}=A,B"
         raise Mistake(f"{word}: an option of a group is chosen by its name, as in {how}")
+    if key in OPTIONS and None in names:
+        raise Mistake(f"{key}=null: {hint('null', texts(key))}")
     for name in names if key in OPTIONS else []:
         if "/" in f"{name}" or f"{name}".endswith(".yaml"):
             raise Mistake(f"{key}={name}: {hint(Path(f'{name}').stem, texts(key))}")

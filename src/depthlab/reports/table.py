@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthlab.config import FOLDERS, LATER, experiment_rows, experiment_seeds, swept
+from depthlab.config import FOLDERS, LATER, command, experiment_rows, experiment_seeds, report_command, swept
 from depthlab.reports.collect import Result, Row, instead, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
@@ -158,10 +158,10 @@ def _commands(name: str, data: str, results: list[Result], experiment: str | Non
     if mine := {group for result in results for group in result.config.get("options") or {}}:
         fit = [str(folder) for folder in folders if all((folder / f"{group}.py").exists() for group in mine)]
         words.append(f"options={[*fit, 'FOLDER'][0]}")
-    report = ["python", "scripts/report.py", f"outputs/{name}", *flags]
+    report = [*report_command(), f"outputs/{name}", *flags]
     typed = list(dict.fromkeys(result.summary.get("command", "") for result in results if not result.unfinished))
     if not all(typed) or not 0 < len(typed) < MANY:
-        typed = [shlex.join(["python", "train.py", *words, *flags])]
+        typed = [shlex.join([*command(), *words, *flags])]
     return "\n".join([*typed, shlex.join(report)])
 
 

@@ -128,8 +128,8 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
         raise Mistake("recipe.iterations=null: a whole number, or epochs= in its place")
 
     values = config.plain(composed)
-    twin = _twin(composed, values["weights"], choices)
-    values["weights"] = _nested(values["weights"]) if twin else weights.given(values["weights"])
+    twin, given = _twin(composed, values["weights"], choices)
+    values["weights"] = _nested(given) if twin else weights.given(values["weights"])
     mine = own.modules(values["options"])
     looks = mine.pop("probe", None)
     mine = {group: module for group, module in mine.items() if config.named(values[group]) in config.public(module)}
@@ -232,13 +232,13 @@ def _gives(option: Callable[..., Any]) -> Any:
     return signature(option, eval_str=True).return_annotation
 
 
-def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> Plan | None:
-    """The run with the options that `weights` gives instead; None where it names a file, or nothing.
+def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> tuple[Plan | None, dict[str, Any]]:
+    """The run with the options that `weights` gives instead, and these; None where it names a file, or nothing.
 
     It is trained as long as this one, and with epochs=0, where nothing would be learned, as the recipe says.
     """
     if not isinstance(given, dict) or not given or "file" in given:
-        return None
+        return None, {}
     composed = composed.copy()
     composed.weights, composed.rerun = None, False
     composed.epochs = composed.epochs or None
@@ -247,15 +247,17 @@ def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> Plan 
         if key not in known:
             raise Mistake(f"weights.{key}: no such option; {hint(key, known)}")
         try:
-            OmegaConf.update(composed, key, value)
+            whole = isinstance(value, float) and value.is_integer()
+            OmegaConf.update(composed, key, int(value) if whole else value)
         except OmegaConfBaseException as error:
             raise wrong_value(f"weights.{key}", str(error).split("\n", 1)[0]) from None
-    return plan(composed, choices)
+    typed = config.flat(config.plain(composed))
+    return plan(composed, choices), {key: typed[key] for key in config.flat(given)}
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:
     """{recipe.rate: 0.1} as {recipe: {rate: 0.1}}."""
     nested = OmegaConf.create()
-    for key, value in config.flat(given).items():
+    for key, value in given.items():
         OmegaConf.update(nested, key, value)
     return config.plain(nested)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthlab.errors import Mistake, within
+from depthlab.errors import Mistake, extra, within
 from depthlab.training.kfac import KFAC
 from depthlab.training.recipe import PARTS, Recipe
 
@@ -25,7 +25,7 @@ PACKAGES = {"muon": "pytorch_optimizer", "soap": "pytorch_optimizer"}
 def check(name: str) -> None:
     """Raises Mistake where an optimiser's package is not installed."""
     if name in PACKAGES and find_spec(PACKAGES[name]) is None:
-        raise Mistake(f"recipe/optimizer={name}: not installed; pip install -e '.[optimizers]'")
+        raise Mistake(f"recipe/optimizer={name}: not installed; {extra('optimizers')}")
 
 
 class SGD(torch.optim.SGD):
