@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmark import ROOT, planned
+from depthlab.command.words import over
 from depthlab.config import from_yaml
 from depthlab.reports.table import STEPS
 from depthlab.run import build
@@ -55,7 +56,7 @@ def main() -> None:
     if not lines:
         parser.error(f"{name}: compares no lines beside each other; cures and optimizers do")
     usual = ["recipe.rate=1e-5", *(more or ["data=digits", "depth=56"])]  # a step's time, whatever it learns
-    runs = {line: training([*usual, *words.split()]) for line, words in lines.items()}
+    runs = {line: training(over(usual, *words.split())) for line, words in lines.items()}
     taken: dict[str, list[float]] = {line: [] for line in runs}
     for _ in tqdm(range(ROUNDS)):
         for line, run in runs.items():
