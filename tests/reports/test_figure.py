@@ -1,5 +1,6 @@
 """What is in the figures: series, labels, colours, the drops of the learning rate."""
 
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -129,6 +130,22 @@ def test_rows_without_depth_have_a_colour_each_and_one_panel(tmp_path):
     assert len(lines(ax)) == 6
     assert legend(drawn) == ["training", "test", "skip=conv", "skip=identity", "skip=scaled"]
     assert len({to_hex(handle.get_color()) for handle in drawn.legends[0].legend_handles[2:]}) == 3
+
+
+def test_an_axis_that_is_cut_says_where(depths, tmp_path):
+    assert seen(figure.curves(depths))[0].get_ylabel() == f"error (%), cut at {figure.error_limits(depths)[1]:g}"
+    run(tmp_path / "whole", train=(80, 75, 70), test=(81, 76, 72))
+    assert seen(figure.curves(made(tmp_path / "whole")))[0].get_ylabel() == "error (%)"
+
+
+def test_a_row_at_the_start_alone_has_no_panel(tmp_path):
+    run(tmp_path, 20, "none")
+    untrained = run(tmp_path, 20, "identity", train=(90.0,), test=(90.0,))
+    records = [json.loads(line) for line in (untrained / "metrics.jsonl").read_text().splitlines()]
+    (untrained / "metrics.jsonl").write_text("".join(json.dumps(record | {"step": 0}) + "\n" for record in records))
+    both = made(tmp_path)
+    assert len(seen(figure.curves(both))) == 1
+    assert len(seen(figure.curves(both[:1]))) == len(seen(figure.curves(both[1:]))) == 1
 
 
 def test_many_rows_are_split_into_panels_with_legends_of_their_own(tmp_path):

@@ -55,6 +55,7 @@ CROSS: dict[str, Any] = {"marker": "X", "markersize": 6.5, "markeredgecolor": "w
 CROSS |= {"clip_on": False, "zorder": 4, "label": "_diverged"}
 RING: dict[str, Any] = {"marker": "o", "markersize": 7, "markerfacecolor": "white", "markeredgewidth": 1.5}
 RING |= {"clip_on": False, "zorder": 4, "label": "_unfinished"}
+METRICS = "train_error", "test_error"
 Style = tuple[str, str]
 """Colour and marker."""
 
@@ -66,8 +67,9 @@ def curves(rows: list[Row]) -> Figure:
 
     Plain rows stand left and residual ones right; where depths differ, each has its colour, the same in all panels.
     A cross marks where a run diverged, a ring how far an unfinished one has come, a vertical line where the learning
-    rate drops.
+    rate drops. Rows that were evaluated at the start alone have no curve, unless none has.
     """
+    rows = [row for row in rows if any(step for step, *_ in series(row, "test_error"))] or rows
     panels, by_depth = panels_of(rows), differ_in_depth(rows)
     keys = {title: [key_of(row, inside, by_depth) for row in inside] for title, inside in panels.items()}
     everywhere = [key for inside in keys.values() for key in inside]
@@ -78,11 +80,12 @@ def curves(rows: list[Row]) -> Figure:
     figure = Figure(figsize=(4.6 if columns == 1 else 6.9, lines * height), layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     low, high = error_limits(rows)
+    highest = max((each[3] for row in rows for metric in METRICS for each in series(row, metric)), default=0.0)
     for number, ax in enumerate(axes.flat):
         ax.set(ylim=(low - 0.015 * (high - low), high), visible=number < len(panels))
         ax.grid(axis="x", visible=False)
         if number % columns == 0:
-            ax.set_ylabel("error (%)")
+            ax.set_ylabel("error (%)" + f", cut at {high:g}" * (high < highest))
         if number + columns >= len(panels) or not shared:
             ax.set_xlabel("iterations")
             ax.tick_params(labelbottom=True)
@@ -176,8 +179,7 @@ def error_limits(rows: list[Row]) -> tuple[float, float]:
     """The error axis (%), on which all final errors are seen: where they are low, the beginning is cut, at three
     times what is usual at the end. It begins at 0 unless all errors are far above.
     """
-    metrics = "train_error", "test_error"
-    seeds = [p for row in rows for r in row.results for metric in metrics if (p := _points_of(r, metric))]
+    seeds = [p for row in rows for r in row.results for metric in METRICS if (p := _points_of(r, metric))]
     if not seeds:
         return 0.0, 100.0
     values, ends = [value for points in seeds for _, value in points], [points[-1][1] for points in seeds]
