@@ -116,6 +116,42 @@ def test_each_brings_its_usual_rate_which_the_typed_one_replaces(command, name, 
 # Muon
 
 
+def test_sums_of_bfloat16_products_are_float32s_rounded_once():
+    torch.manual_seed(0)
+    a, b, c = (torch.randn(3, 40, 40).bfloat16() for _ in range(3))
+    exact = 2 * a.double() - 3 * (b.double() @ c.double())
+    with optimizer.Float32Sums():
+        batched, one = torch.baddbmm(a, b, c, beta=2, alpha=-3), torch.empty_like(a[0])
+        torch.addmm(a[0], b[0], c[0], beta=2, alpha=-3, out=one)
+        assert torch.mm(a[0].double(), b[0].double()).dtype == torch.float64
+    assert torch.equal(batched[0], one)
+    wrong = (batched.double() - exact).abs() / exact.abs().clamp_min(1e-3)
+    assert wrong.quantile(0.99) <= 2**-8  # half a unit in the last of bfloat16's 8 bits
+    assert (batched == exact.bfloat16()).double().mean() > 0.995
+
+
+def test_muon_is_the_librarys_to_rounding():
+    from pytorch_optimizer import Muon
+
+    torch.manual_seed(0)
+    net, steps = nn.Sequential(*(nn.Linear(32, 32) for _ in range(4))), []
+    twin = copy.deepcopy(net)
+    ours = make("muon", net, rate=0.01)
+    groups = [{**group, "params": [*_of(twin, net, group["params"])]} for group in ours.param_groups]
+    for each, made in ((net, ours), (twin, Muon(groups, 0.01))):
+        before = each[1].weight.detach().clone()
+        each(torch.randn(8, 32, generator=torch.Generator().manual_seed(1))).square().sum().backward()
+        made.step()
+        steps.append(each[1].weight.detach() - before)
+    assert F.cosine_similarity(*(moved.flatten() for moved in steps), 0) > 0.9995
+    assert float(steps[0].norm()) == pytest.approx(float(steps[1].norm()), rel=0.005)
+
+
+def _of(twin, net, parameters):
+    places = {id(p): q for p, q in zip(net.parameters(), twin.parameters(), strict=True)}
+    return (places[id(p)] for p in parameters)
+
+
 def test_muon_orthogonalises_hidden_weights_and_leaves_the_rest_to_adamw():
     net = network()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}

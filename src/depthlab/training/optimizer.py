@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from depthlab.errors import Mistake, extra, within
 from depthlab.training.kfac import KFAC
@@ -55,8 +56,15 @@ def muon(net: nn.Module, recipe: Recipe, *, others: float) -> torch.optim.Optimi
     """Momentum made nearly orthogonal by five Newton-Schulz steps (Jordan et al. 2024), a convolution's weights as a
     matrix, out x (in, kernel). Biases, norms and the last layer take AdamW's steps, at `others` times the rate. The
     authors advise AdamW for the first convolution, too, a momentum of 0.95 and a rate of 0.02.
+
+    The Newton-Schulz steps are in bfloat16, as the authors', and add in float32, on any CPU, too (`Float32Sums`).
     """
     from pytorch_optimizer.optimizer.muon import Muon
+
+    class Summing(Muon):
+        def step(self, closure: Any = None) -> Any:
+            with Float32Sums():
+                return super().step(closure)
 
     within("recipe.optimizer.others", others, 0)
     *_, last = (p for p in net.parameters() if p.dim() >= PARTS["weights"])
@@ -64,7 +72,23 @@ def muon(net: nn.Module, recipe: Recipe, *, others: float) -> torch.optim.Optimi
     for group in groups:
         group |= {"use_muon": group.pop("chosen")}
         group |= {"momentum": recipe.momentum} if group["use_muon"] else {"factor": others}
-    return Muon(groups, recipe.rate)
+    return Summing(groups, recipe.rate)
+
+
+class Float32Sums(TorchFunctionMode):
+    """Inside, a CPU adds products of bfloat16 matrices in float32 and rounds once, as instructions for it do. Few
+    CPUs have these, and without them torch's own products take some ten times as long.
+    """
+
+    products = (torch.mm, torch.bmm, torch.addmm, torch.baddbmm)
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        more = dict(kwargs or {})
+        if func not in self.products or args[0].device.type != "cpu" or args[0].dtype != torch.bfloat16:
+            return func(*args, **more)
+        out = more.pop("out", None)
+        result = func(*(matrix.float() for matrix in args), **more)
+        return result.bfloat16() if out is None else out.copy_(result)
 
 
 def soap(net: nn.Module, recipe: Recipe, *, beta1: float, beta2: float, every: int) -> torch.optim.Optimizer:
