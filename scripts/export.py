@@ -92,14 +92,17 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="outputs/NAME/RUN")
     parser.add_argument("--to", choices=WRITERS, required=True)
     file = {"metavar": "FILE", "help": "or a folder; usually network.FORMAT in the run's"}
-    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), **file)
+    parser.add_argument("--out", **file)
     parser.add_argument("--options", metavar="FOLDER", help="the run's options of your own")
     parser.add_argument("--root", metavar="PATH", help="where the run's own images lie now, if they were moved")
     given = parser.parse_args()
     with told_in_one_line():
         run = depthlab.load(given.run, options=given.options, root=given.root)
-        out = given.out or given.run
-        out = out / f"network{SUFFIXES[given.to]}" if out.is_dir() else out
+        out = Path(given.out or given.run).expanduser().resolve()
+        if out.is_dir() or str(given.out).endswith("/"):
+            out = out / f"network{SUFFIXES[given.to]}"
+        if out.exists() and not out.is_file():
+            raise Mistake(f"--out {out}: is no ordinary file")
         out.parent.mkdir(parents=True, exist_ok=True)
         WRITERS[given.to](run, out)
         print(f"written: {out}")

@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from benchmark import ROOT, planned
+from depthlab.command.words import over
 from depthlab.run import build
 from depthlab.training.loop import State
 
@@ -30,7 +31,7 @@ def curve(data: str, depth: int, skip: str, seed: int, path: str, more: list[str
     """The errors after each epoch."""
     precision = "bf16" if path == "bf16" else "fp32"
     words = [f"data={data}", f"depth={depth}", f"skip={skip}", f"seed={seed}", f"precision={precision}"]
-    made = planned([*words, *more])
+    made = planned(over(words, *more))
     where = build.device(made.cfg)
     images = made.images(where)
     net = build.network(made, images, where)

@@ -28,9 +28,11 @@ from depthlab.command.words import over
 @contextmanager
 def float64_by_default():
     torch.set_default_dtype(torch.float64)
-    yield
-    assert torch.get_default_dtype() == torch.float64
-    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 SHORT = "data=digits depth=8 width=4 recipe.iterations=3"
@@ -277,7 +279,14 @@ def test_what_is_around_a_call_does_not_change_its_result(around):
     with around():
         assert depthlab.run(SHORT)["final"] == wanted
         (row,) = depthlab.runs()
-        assert depthlab.load(row["path"]).net.head.weight.dtype == torch.float32
+        loaded = depthlab.load(row["path"])
+        x, y = loaded.data.first("test", 8)
+        assert (x.dtype, loaded.net.head.weight.dtype) == (torch.float32, torch.float32)
+        assert depthlab.images(SHORT).first("test", 8)[0].equal(x)
+        weights = f"{SHORT} weights={row['path']}/checkpoint.pt"
+        assert depthlab.network(weights).head.weight.equal(loaded.net.head.weight)
+        seen = depthlab.probe(loaded.net, x, y, "gradients")
+    assert seen == depthlab.probe(loaded.net, x, y, "gradients")
     assert torch.get_default_device() == torch.device("cpu")
 
 

@@ -84,7 +84,7 @@ MISTAKES = {
     "recipe/schedule=step recipe.schedule.drops=[nan]": "a finite number",
     "recipe/schedule=exponential recipe.schedule.growth=-1": "the rate of iteration 1 is -0.1",
     "recipe.rate=1e39": "the rate of iteration",
-    "skip=null": "skip=null: (allowed: concat, ",
+    "skip=null": "skip=null: did you mean none? (allowed: concat, ",
     "-m depth=8 -c job": "-m -c: one of them at a time",
     "lr=default": "lr: no such option; did you mean recipe.rate?",
     "width=${recipe.batchs}": "width: ${recipe.batchs} is no option",

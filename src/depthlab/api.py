@@ -56,7 +56,7 @@ class Loaded:
     @cached_property
     def data(self) -> DataSet:
         """Its data set, on the CPU: `x, y = run.data.first("test", 100)`. Read, or fetched, when it is asked for."""
-        with mistakes():
+        with mistakes(), _untouched():
             return self._data()
 
 
@@ -74,8 +74,9 @@ def network(words: Words) -> Network:
         with _untouched():
             build.from_twin(net, planned.twin, planned.images(CPU), CPU)
     elif file := planned.config["weights"]:
-        start = weights.fit(weights.read(**file), net, file["file"])
-        start.fill(net)
+        with _untouched():
+            start = weights.fit(weights.read(**file), net, file["file"])
+            start.fill(net)
         log_to_console()
         log.info("weights: %s", describe.weights(planned, start))
         if line := describe.unusual(planned, start):
@@ -86,7 +87,9 @@ def network(words: Words) -> Network:
 @mistakes()
 def images(words: Words) -> DataSet:
     """The command's data set, on the CPU: `.first("test", 100)` gives images and labels; `.classes`, `.shape`."""
-    return _planned(words).images(CPU)
+    planned = _planned(words)
+    with _untouched():
+        return planned.images(CPU)
 
 
 @mistakes()
@@ -193,7 +196,8 @@ def probe(net: nn.Module, x: Tensor, y: Tensor, name: str, *, rate: float = 0.1,
     own = {key: value for key, value in usual.items() if key not in HOUSE}
     measure = config.bind(probes, own | settings | {"name": name}, f"probe.{name}")
     try:
-        with ONE_AT_A_TIME, untouched(net), torch.enable_grad():
+        with _untouched(), untouched(net):
+            x, y = (part.clone() if part.is_inference() else part for part in (x, y))
             return measure(net, x, y, rate)
     except AttributeError as error:
         if not isinstance(error.obj, nn.Module):

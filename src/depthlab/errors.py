@@ -72,7 +72,7 @@ def wrong_value(option: str, text: str, given: object = None) -> Mistake:
 
 def installed() -> bool:
     """Whether the command is `depthlab`, not `python train.py` in a clone."""
-    return Path(sys.argv[0]).stem in ("depthlab", "depthlab-report")
+    return Path(sys.argv[0]).name.removesuffix(".exe") in ("depthlab", "depthlab-report")
 
 
 def extra(name: str) -> str:

@@ -124,8 +124,6 @@ class DepthlabSweeper(BasicSweeper):
         if any(planned.config["data"].get("root", "") is None for planned in ours):
             raise Mistake(f"data.root=null: {EXPECTED}")
         pairs = list(zip(plans, grid, strict=True))
-        if len({planned.cfg.output_dir for planned in plans}) > 1:
-            raise Mistake("output_dir: not to be swept; a command each")
         _distinct(plans)
         if plans[0].cfg.order.name == "cheapest":
             pairs.sort(key=_ranks(plans))
@@ -151,7 +149,8 @@ class DepthlabSweeper(BasicSweeper):
             log.error(f"hydra/launcher={self.by} gave up: {ended}; to continue: {typed_again()}")
         elif stopped:
             log.error(f"{stopped} run{'s were' if stopped > 1 else ' was'} stopped; to continue: {typed_again()}")
-        log.info("tensorboard --logdir %s", shlex.quote(self.config.output_dir))
+        for folder in dict.fromkeys(planned.cfg.output_dir for planned in plans):
+            log.info("tensorboard --logdir %s", shlex.quote(folder))
         for folder in dict.fromkeys(str(planned.run.path.parent) for planned in plans):
             log.info(shlex.join([*report_command(), folder, *(f"--config-dir={own}" for own in FOLDERS[1:])]))
         if failed or ended or stopped:
@@ -269,7 +268,11 @@ def _by_data(parser: OverridesParser, arguments: list[str], usual: str) -> dict[
 
 
 def _distinct(plans: "list[Plan]") -> None:
-    """Raises Mistake where two different runs would have one name, as what tells them apart is no part of it."""
+    """Raises Mistake where two different runs would have one name, as what tells them apart is no part of it, and
+    where one run would be in two folders, and so counted twice.
+    """
+    if len({planned.run.path.name for planned in plans}) < len({planned.run.path for planned in plans}):
+        raise Mistake("output_dir, folder: one run in two folders; a command each")
     seen: dict[Path, Plan] = {}
     for planned in plans:
         one, other = (flat(p.config) for p in (seen.setdefault(planned.run.path, planned), planned))

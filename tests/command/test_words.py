@@ -108,10 +108,11 @@ def test_a_whole_number_is_meant(typed, meant):
         (["config=outputs/*/config.yaml"], "no such file"),
         (["depth"], "depth: not of the form option=value"),
         (["+skip.scale"], "not of the form option=value"),
-        (["skip=null"], "skip=null: (allowed: "),
+        (["skip=null"], "skip=null: did you mean none? (allowed: "),
         (["recipe/schedule=null"], "recipe/schedule=null: (allowed: "),
         (["-m", "norm=batch,null"], "norm=null: "),
-        (["-m", "output_dir=a,b"], "output_dir: not to be swept; a command each"),
+        (["-m", "output_dir=a,b"], "output_dir, folder: one run in two folders; a command each"),
+        (["-m", "folder=a,b"], "output_dir, folder: one run in two folders; a command each"),
         (["depth=null"], "depth=null: a value is needed"),
         (["recipe=5"], "an option of a group is chosen by its name"),
         (["data.root.x=1"], "data.root"),
@@ -135,15 +136,23 @@ def test_a_whole_number_is_meant(typed, meant):
         (["--experiment=degradation"], "options are typed without dashes"),
         (["--config=RUN/config.yaml"], "options are typed without dashes"),
         (["-m", "probe=[gradients],[activations]"], "several in one run: 'probe=[A,B]'"),
-        (["depth=8", "depth=14"], "depth=8 depth=14: two values; one, or a sweep: -m depth=8,14"),
-        (["-m", "++skip.scale=1", "skip.scale=0.5"], "skip.scale=1 skip.scale=0.5: two values"),
+        (["depth=8", "depth=14"], "depth=8 depth=14: 2 values for one option; several runs are a sweep, depth=8,14"),
+        (["-m", "seed=0", "seed=1", "seed=2"], "seed=0 seed=1 seed=2: 3 values for one option; several runs are"),
+        (["-m", "++skip.scale=1", "skip.scale=0.5"], "skip.scale=1 skip.scale=0.5: 2 values"),
+        (["probe=gradients", "probe=activations"], "2 values for one option; probe=[A,B]"),
+        (["rerun=true", "rerun=false"], "rerun=true rerun=false: 2 values for one option\n"),
+        (["epochs=00.5", "recipe.iterations=5"], "each says how long"),
         (["epochs=1", "recipe.iterations=5"], "epochs=1 recipe.iterations=5: each says how long; leave one out"),
         (["-m", "epochs=1,2", "recipe.iterations=5"], "epochs=1,2 recipe.iterations=5: each says how long"),
         (["skip=none.yaml"], "skip=none.yaml: did you mean none?"),
         (["-m", "skip=none,identity.yaml"], "skip=identity.yaml: did you mean identity?"),
         (["data=../data/digits"], "data=../data/digits: did you mean digits?"),
         (["probe=[gradients,configs/probe/lesion.yaml]"], "did you mean lesion?"),
-        (["--config-dir", ".", "--config-dir=."], "--config-dir: one folder"),
+        (["--config-dir", ".", "-cd", "."], "--config-dir: one folder"),
+        (["skip=1"], "skip=1: an option of a group is chosen by its name"),
+        (["weights={depth:8,epochs:1,recipe.iterations:5}", "depth=14"], "each says how long"),
+        (["probe=null"], "probe=null: none is probe=[]"),
+        (["norm=null"], "norm=null: did you mean none?"),
         (["-m", "threads=1,2"], "threads: no part of a run's name, so not to be swept; a command each"),
         (["experiment=degradation,lambda"], "experiment=degradation,lambda: one experiment a command"),
     ],
@@ -154,6 +163,30 @@ def test_hydras_inner_words_do_not_reach_a_person(command, words, said):
     assert said in outcome.err
     assert not any(word in outcome.err for word in HYDRAS)
     assert runs() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("depth=8 depth=8.0", "depth=8"),
+        ("recipe.rate=0.1 recipe.rate=1e-1 seed=1", "recipe.rate=0.1 seed=1"),
+        ("rerun=true depth=8 +rerun=True", "rerun=true depth=8"),
+        ("epochs=0.0 recipe.iterations=5", "epochs=0.0 recipe.iterations=5"),
+        ("epochs=1 recipe.iterations=Null", "epochs=1 recipe.iterations=Null"),
+        ("experiment=NULL depth=8", "depth=8"),
+    ],
+)
+def test_the_same_again_is_said_once(words, meant):
+    assert readable(words.split()) == meant.split()
+
+
+def test_an_option_of_ones_own_in_a_folder_of_a_group(command, tmp_path):
+    (tmp_path / "own" / "skip" / "sub").mkdir(parents=True)
+    (tmp_path / "own" / "skip" / "sub" / "half.yaml").write_text(
+        "# @package skip\nname: scaled\nscale: 0.5\nbranch: 1\n"
+    )
+    outcome = command(*SHORT, "--config-dir=own", "skip=sub/half")
+    assert (outcome.code, outcome.err) == (0, "")
 
 
 def test_a_row_alone_has_a_name(command):

@@ -303,11 +303,11 @@ def test_class_folders_that_are_not_the_set_are_told(three, parts, tmp_path):
     next((tmp_path / "test" / "1").iterdir()).write_bytes(png(parts["test_x"][1, :16]))
     with pytest.raises(ValueError, match=r"test/1/\d+.png has 32 x 16 pixels"):
         cifar.read(tmp_path, three)
-    with pytest.raises(ValueError, match=r"there are PNG files of 3 classes \(0, 1, 2\)"):
+    with pytest.raises(ValueError, match=r"there are PNG files of 3 classes \(0, 1, 2\); needed are 10"):
         cifar.read(tmp_path, replace(three, classes=10))
     damaged = next((tmp_path / "test" / "1").iterdir())
     damaged.write_bytes(png(parts["test_x"][1])[:60])
-    with pytest.raises(ValueError, match=rf"test/1/{damaged.name} is no PNG \("):
+    with pytest.raises(ValueError, match=rf"test/1/{damaged.name} is no PNG \([^<]*\)$"):
         cifar.read(tmp_path, three)
     (tmp_path / "test" / "1").rename(tmp_path / "test" / "one")
     with pytest.raises(ValueError, match="only train has PNG files of a class 1"):
@@ -411,13 +411,16 @@ def test_what_is_missing_is_named(kind, parts, tmp_path):
     (tmp_path / "data_batch_1.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"data_batch_1\.bin, test_batch\.bin are missing"):
         cifar.read(tmp_path, kind)
+    as_npm(tmp_path, parts)  # a whole set beside the pieces
+    assert equal(cifar.read(tmp_path, kind), parts)
 
 
 def test_a_folder_of_images_is_not_where_the_set_is_kept(kind, tmp_path):
-    (tmp_path / "train").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
     (tmp_path / "images.npz").touch()
     for root in (tmp_path, tmp_path / "images.npz"):
-        with pytest.raises(Mistake, match=r"is the folder for CIFAR-10's cifar10.npz; .*data=folder"):
+        with pytest.raises(Mistake, match=r"is no place for CIFAR-10's cifar10.npz, .*data=folder"):
             cifar.load(kind, str(root), "auto", 32)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 import zlib
 
 import numpy as np
@@ -135,6 +136,7 @@ GOOD |= {"x_test": GOOD["x_train"], "y_test": GOOD["y_train"]}
         ({"x_train": np.zeros((2, 3), np.uint8)}, r"images of uint8 \(2, 3\)"),
         ({"x_train": np.zeros((2, 3, 3), np.int64)}, "images of int64"),
         ({"x_train": np.full((2, 3, 3), np.nan)}, "not finite"),
+        ({"x_train": np.full((2, 3, 3), 1e300)}, "too large for float32"),
         ({"x_test": np.zeros((2, 4, 3), np.uint8)}, r"images of \(3, 3, 1\) to train on, of \(4, 3, 1\) to test on"),
         ({"x_test": np.zeros((2, 3, 3), np.float32)}, "one side of the images are bytes, 0 to 255, the other floats"),
         ({"y_train": np.arange(3)}, "3 labels of int64"),
@@ -160,8 +162,16 @@ def test_a_file_that_holds_something_else_says_what(tmp_path):
     np.savez(tmp_path / "a.npz", images=GOOD["x_train"], labels=GOOD["y_train"])
     np.save(tmp_path / "b.npy", GOOD["x_train"])
     (tmp_path / "c.npz").write_text("x_train y_train")
-    for name, said in (("a.npz", "it holds images, labels"), ("b.npy", "it is no .npz"), ("c.npz", "it is no .npz")):
-        with pytest.raises(Mistake, match=f"an .npz with x_train, y_train, x_test, y_test; {said}$"):
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as members:
+        for name in GOOD:
+            members.writestr(name, "no array")
+    for name, said in (
+        ("a.npz", "it holds images, labels"),
+        ("b.npy", "it is no"),
+        ("c.npz", "it is no"),
+        ("d.npz", "it holds"),
+    ):
+        with pytest.raises(Mistake, match=f"an .npz with x_train, y_train, x_test, y_test; {said}"):
             folder(tmp_path / name)
 
 

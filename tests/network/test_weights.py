@@ -209,7 +209,9 @@ MISFITS = [
     (lambda: {k: v for k, v in Theirs(8, width=4).state_dict().items() if "bn1" not in k},
      "it lacks bn1.weight, bn1.bias, bn1.running_mean and 13 more; conv1.weight is (4, 3, 3, 3) and here "),
     (lambda: torchvision.models.resnet18().state_dict(), "it has also layer1.1.conv1.weight, layer1.1.bn1.weight, "),
-    (lambda: torchvision.models.densenet121().state_dict(), "features.norm0.weight is (64,) and here (16,)"),
+    (lambda: torchvision.models.densenet121().state_dict(), "it lacks stages.0.0.branch.norm1.weight, "),
+    (lambda: torchvision.models.densenet121().state_dict(), "it has also features.denseblock1.denselayer1."),
+    (lambda: Theirs(8).state_dict() | {"aux.weight": torch.ones(1)}, "it has also aux.weight"),
     (lambda: {"features.0.weight": torch.ones(1), "features.1.weight": torch.ones(1)},
      "weights=f: features.0.weight, features.1.weight: neither depthlab's names, nor torchvision's names (layer1, "
      "fc), nor the names of PyTorch's CIFAR ResNets (layer1, linear), nor torchvision's names of a DenseNet "

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -18,12 +18,14 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
-from depthlab.config import GROUPS, OPTIONS, Config, again, texts
+from depthlab.config import GROUPS, OPTIONS, UNSCIENTIFIC, Config, again, texts
 from depthlab.errors import Mistake, hint
 from depthlab.training.recipe import Recipe, Warmup
 
 PATHS = ("output_dir", "folder", "data.root", "data.source", "weights", "options")
 KNOWN = {*OPTIONS, *(field.name for field in fields(Config))}
+ALONE = {*PATHS, *UNSCIENTIFIC, "experiment"}
+"""What is not swept."""
 WHOLE = {
     prefix + field.name
     for prefix, kind in (("", Config), ("recipe.", Recipe), ("recipe.warmup.", Warmup))
@@ -39,31 +41,50 @@ def readable(words: list[str]) -> list[str]:
     for word in words:
         if named := re.match(rf"\+*({'|'.join(GROUPS)})\.name=(.*)", word):  # the choice would be another one
             raise Mistake(f"{word}: an option is chosen by its group: {named[1]}={named[2]}")
-    _check_once(words)
-    words = [word for word in again(words) if word.lstrip("+") != "experiment=null"]
+    words = [word for word in again(_once(words)) if word.lstrip("+").lower() != "experiment=null"]
     sweep = sweeps(words)
     return [_flag(word) if word.startswith("-") else _readable(word, sweep) for word in words]
 
 
-def _check_once(words: Sequence[str]) -> None:
-    """Raises Mistake on what is said twice: an option, as a shell makes of `depth={8,14}`, and how long a run is."""
-    given: dict[str, str] = {}
+def _once(words: Sequence[str]) -> list[str]:
+    """The words, those that are typed again left out. Raises Mistake where an option has two values, as a shell makes
+    of `depth={8,14}`, and where two options say how long a run is.
+    """
+    if sum(bool(re.match(r"(--config-dir|-cd)(=|$)", word)) for word in words) > 1:
+        raise Mistake("--config-dir: one folder")
+    given: dict[str, list[str]] = {}
     for word in words:
         key, sign, value = word.lstrip("+").partition("=")
-        if key == "--config-dir" and key in given:
-            raise Mistake(f"{key}: one folder")
-        if (sign or key == "--config-dir") and given.setdefault(key, value) != value:
-            both = f"{given[key]},{value}"
-            raise Mistake(f"{key}={given[key]} {key}={value}: two values; one, or a sweep: -m {key}={both}")
-    epochs, iterations = given.get("epochs", "null"), given.get("recipe.iterations", "null")
-    if "null" not in (epochs, iterations) and epochs != "0":  # a network that is not trained; its twin is
+        if sign and not key.startswith("-") and all(_value(word) != _value(f"{key}={v}") for v in given.get(key, [])):
+            given.setdefault(key, []).append(value)
+    for key, values in given.items():
+        if len(values) > 1:
+            both = f"{key}=[A,B]" if key == "probe" else f"several runs are a sweep, {key}={','.join(values)}"
+            swept = key == "probe" or not (key.startswith(("hydra", "config")) or key in ALONE)
+            typed = " ".join(f"{key}={value}" for value in values)
+            raise Mistake(f"{typed}: {len(values)} values for one option{f'; {both}' * swept}")
+    epochs, iterations = (given.get(key, ["null"])[0] for key in ("epochs", "recipe.iterations"))
+    trained = epochs.lower() != "null" and _value(f"epochs={epochs}") != 0  # else its twin alone is
+    if trained and iterations.lower() != "null":
         raise Mistake(f"epochs={epochs} recipe.iterations={iterations}: each says how long; leave one out")
+    first = {word.lstrip("+").partition("=")[0]: place for place, word in reversed([*enumerate(words)])}
+    return [w for i, w in enumerate(words) if w.startswith("-") or "=" not in w or first[_key(w)] == i]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+").partition("=")[0]
+
+
+def _value(word: str) -> Any:
+    """What an option is given; its text where Hydra does not understand it."""
+    parsed = _parsed(word.lstrip("+"))
+    return word.partition("=")[2] if parsed is None else parsed.value()
 
 
 def over(words: Sequence[str], *more: str) -> list[str]:
     """The words of a command and more, which are instead of those of the same option."""
-    given = {word.partition("=")[0] for word in more}
-    return [*(word for word in words if word.partition("=")[0] not in given), *more]
+    given = {_key(word) for word in more}
+    return [*(word for word in words if _key(word) not in given), *more]
 
 
 def sweeps(words: Sequence[str]) -> bool:
@@ -132,6 +153,8 @@ def _check(key: str, word: str) -> None:
         quoted = f"; other signs than letters and digits are quoted twice, as in '{key}=\"...\"'"
         plain = re.fullmatch(r"[\w./+]+", key) is not None
         raise Mistake(f"{word}: not of the form option=value{quoted * plain}")
+    if key == "probe" and (file := re.search(r"([\w-]+)\.yaml", word)):
+        raise Mistake(f"{word}: {hint(file[1], texts(key))}")
     meant = parsed.value()
     values = meant.list if isinstance(meant, ChoiceSweep) else [meant]
     if any(isinstance(value, Sweep) for value in values if value is not meant):
@@ -141,14 +164,13 @@ def _check(key: str, word: str) -> None:
     if isinstance(meant, IntervalSweep):
         raise Mistake(f"{word}: an interval is no list of values; separate them by commas")
     names = [name for value in values for name in (value if isinstance(value, list) and key == "probe" else [value])]
-    if key in GROUPS and any(isinstance(name, list | dict) for name in names):
+    if key in OPTIONS and None in names:
+        allowed = texts(key)
+        near = hint("none", allowed) if "none" in allowed else f"(allowed: {', '.join(allowed)})"
+        raise Mistake(f"{key}=null: {'none is probe=[]' if key == 'probe' else near}")
+    if key in OPTIONS and not all(isinstance(name, str | Sweep) for name in names):
         how = "probe=[A,B]" if key == "probe" else f"{key}=A; several: -m {key}=A,B"
         raise Mistake(f"{word}: an option of a group is chosen by its name, as in {how}")
-    if key in OPTIONS and None in names:
-        raise Mistake(f"{key}=null: {hint('null', texts(key))}")
-    for name in names if key in OPTIONS else []:
-        if "/" in f"{name}" or f"{name}".endswith(".yaml"):
-            raise Mistake(f"{key}={name}: {hint(Path(f'{name}').stem, texts(key))}")
 
 
 def _whole(found: re.Match[str]) -> str:

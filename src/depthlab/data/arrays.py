@@ -67,7 +67,8 @@ class Arrays:
         self.images, height, width, channels = parts["train"][0].shape
         self.shape = (channels, height, width)
         self.classes = classes
-        self._device, self._augment, self._scale = device, augment, scale
+        self._device, self._augment = device, augment
+        self._scale = torch.tensor(scale, dtype=torch.float32)  # whatever the default dtype is
         mean, deviation = statistics(torch.as_tensor(parts["train"][0]), scale, normalize)
         self._mean, self._deviation = mean.to(device), deviation.to(device)
 

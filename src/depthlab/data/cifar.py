@@ -175,9 +175,9 @@ def collect(kind: Cifar, cache: Path, source: str) -> Parts:
     order = list(kind.sources) if source == "auto" else [source]
     if order[0] not in kind.sources and not Path(source).expanduser().exists():
         raise one_of("data.source", source, ["auto", *kind.sources, "a PATH that exists"])
-    if cache.parent.is_file() or (cache.parent / "train").is_dir():
+    if cache.parent.is_file() or all((cache.parent / split).is_dir() for split in ("train", "test")):
         own = f"images of one's own are data=folder, {kind.title} in another form is data.source=PATH"
-        raise Mistake(f"data.root={cache.parent}: is the folder for {kind.title}'s {cache.name}; {own}")
+        raise Mistake(f"data.root={cache.parent}: is no place for {kind.title}'s {cache.name}, choose another; {own}")
     with writing(cache.parent):
         cache.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache.parent).close()  # better known now than after the download
@@ -218,12 +218,13 @@ def read(path: Path, kind: Cifar) -> Parts:
     cache = path / f"{kind.name}.npz" if path.is_dir() else path
     if cache.suffix == ".npz" and cache.exists():
         return arrays(cache, kind)
+    incomplete: list[list[str]] = []
     for layout in kind.layouts:
         files = contents(path, layout)
-        if files:
-            if missing := [name for name in layout.files if name not in files]:
-                raise FileNotFoundError(f"{', '.join(missing)} {'are' if missing[1:] else 'is'} missing")
+        missing = [name for name in layout.files if name not in files]
+        if not missing:
             return checked(layout.decode([files[name] for name in layout.files]), kind)
+        incomplete += [missing] * bool(files)
     for folder in (path, path / kind.name, path / "plain_text", path / "data"):
         if any(folder.glob("*.parquet")):
             return checked(parquet(folder), kind)
@@ -231,6 +232,8 @@ def read(path: Path, kind: Cifar) -> Parts:
             raise ValueError("trainLabels.csv: Kaggle's competition gives no labels of its test images")
         if (folder / "train").is_dir() and (folder / "test").is_dir():
             return checked(class_folders(folder, kind), kind)
+    for missing in incomplete:
+        raise FileNotFoundError(f"{', '.join(missing)} {'are' if missing[1:] else 'is'} missing")
     forms = [f"{layout.folder}/{layout.files[0]}" for layout in kind.layouts]
     found = ", ".join(sorted(file.name for file in path.iterdir())[:5]) if path.is_dir() else "no such file in it"
     raise FileNotFoundError(
@@ -384,15 +387,19 @@ def class_folders(root: Path, kind: Cifar) -> Parts:
     splits, classes = {}, {}
     for split in ("train", "test"):
         below = [file for file in (root / split).rglob("*") if not hidden(file.relative_to(root))]
-        splits[split] = sorted((file for file in below if file.suffix.lower() == ".png"), key=number)
+        inside = [file for file in below if file.parent != root / split and file.suffix.lower() == ".png"]
+        splits[split] = sorted(inside, key=number)
         if not splits[split] and any(file.suffix.lower() in (".jpg", ".jpeg") for file in below):
             raise ValueError(f"{split} holds JPEG files, which have other pixels; needed is PNG")
+        if not inside:
+            raise ValueError(f"{split} holds no PNG files in folders of classes")
         classes[split] = {file.parent.name for file in splits[split]}
     for name in sorted(classes["train"] ^ classes["test"]):
         raise ValueError(f"only {'train' if name in classes['train'] else 'test'} has PNG files of a class {name}")
     names = sorted(classes["train"], key=lambda name: (len(name) * name.isdigit(), name))
     if len(names) != kind.classes:
-        raise ValueError(f"there are PNG files of {len(names)} classes ({', '.join(names[:20])})")
+        held = ", ".join(names[:20])
+        raise ValueError(f"there are PNG files of {len(names)} classes ({held}); needed are {kind.classes}")
     parts = []
     for files in splits.values():
         parts.append(np.stack([tile(file.read_bytes(), str(file.relative_to(root))) for file in files]))
@@ -421,7 +428,7 @@ def tile(file: bytes, name: str) -> np.ndarray:
                 return np.array(image.convert("RGB"))
             problem = f"has {image.size[0]} x {image.size[1]} pixels"
     except Exception as error:  # damaged bytes can raise anything
-        problem = f"is no PNG ({brief(error)})"
+        problem = f"is no PNG ({re.sub(' <.*', '', brief(error))})"
     raise ValueError(f"{name} {problem}")
 
 

@@ -183,11 +183,11 @@ def _decoded(file: Path, read: Callable[[Any], np.ndarray]) -> np.ndarray:
 
 def _arrays(path: Path) -> list[np.ndarray]:
     if not zipfile.is_zipfile(path):
-        raise Mistake(f"data.root={path}: {EXPECTED}; it is no .npz")
+        raise Mistake(f"data.root={path}: {EXPECTED}; it is no .npz, or a damaged one")
     try:
         with np.load(path, allow_pickle=False) as file:
             names = file.files
-            held = {name: file[name] for name in NAMES if name in names}
+            held = {name: part for name in NAMES if name in names and isinstance(part := file[name], np.ndarray)}
     except Exception as error:  # damaged bytes can raise anything
         raise Mistake(f"data.root={path}: {EXPECTED} ({' '.join(str(error).split())[:200]})") from error
     if {*held} != {*NAMES}:
@@ -203,9 +203,11 @@ def _arrays(path: Path) -> list[np.ndarray]:
             raise Mistake(f"data.root={path}: images of {x.shape}: channels come last, (n, height, width, channels)")
         if y.dtype.kind not in "iu" or len(y) != len(x) or y.min() < 0:
             raise Mistake(f"data.root={path}: {len(y)} labels of {y.dtype}: a whole number from 0 on for each image")
+        with np.errstate(over="ignore"):
+            x = x if x.dtype == np.uint8 else x.astype(np.float32)
         if not np.isfinite(x).all():
-            raise Mistake(f"data.root={path}: images hold values that are not finite")
-        parts += [x if x.dtype == np.uint8 else x.astype(np.float32), y.astype(np.int64)]
+            raise Mistake(f"data.root={path}: images hold values that are not finite, or too large for float32")
+        parts += [x, y.astype(np.int64)]
     train, test = set(parts[1].tolist()), set(parts[3].tolist())
     for place, label in enumerate(sorted(train | test)):
         if place != label:

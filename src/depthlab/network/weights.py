@@ -30,7 +30,7 @@ NAMINGS = {
 MAPPED = {"torchvision": from_torchvision, "cifar": from_torchvision, "densenet": from_torchvisions_densenet}
 """What gives tensors of a foreign naming our names."""
 BACK = {"torchvision": to_torchvision, "cifar": to_torchvision, "densenet": to_torchvisions_densenet}
-"""The inverse; those who name the head `linear` say shortcut where torchvision says downsample."""
+"""The inverse, but for the word for the head, and for a shortcut."""
 USUAL = {"skip.name": "identity", "unit.name": "original", "norm.name": "batch", "activation.name": "relu"}
 USUAL |= {"data.normalize": "imagenet", "network.stride_in": "3x3"}
 """What the networks of foreign namings are made of and were trained with, by our words."""
@@ -118,7 +118,9 @@ def fit(state: dict[str, Tensor], net: Network, file: str) -> Start:
     naming = _naming(state)
     if naming is None:
         raise Mistake(f"weights={file}: {_some(state)}: neither {', nor '.join(NAMINGS.values())}")
+    theirs = {}
     if naming != "depthlab":
+        theirs = {ours: name for name in state for ours in MAPPED[naming]({name: state[name]})}
         state = MAPPED[naming](state)
     wanted = net.state_dict()
     new_head = "head.weight" in state and _shape(state, "head.weight")[1:] == _shape(wanted, "head.weight")[1:]
@@ -129,11 +131,9 @@ def fit(state: dict[str, Tensor], net: Network, file: str) -> Start:
     both = [n for n in wanted if n in state and n not in heads]
     wrong = [n for n in both if _shape(state, n) != _shape(wanted, n)]
     if missing or unknown or wrong:
-        sizes = [
-            f"{theirs} is {_shape(state, n)} and here {_shape(wanted, n)}"
-            for theirs, n in zip(_theirs(wrong, naming), wrong, strict=True)
-        ]
-        words = {"it lacks ": _theirs(missing, naming), "it has also ": _theirs(unknown, naming), "": sizes}
+        sizes = [f"{theirs.get(n, n)} is {_shape(state, n)} and here {_shape(wanted, n)}" for n in wrong]
+        lacking, more = _theirs(missing, naming), [theirs.get(n, n) for n in unknown]
+        words = {"it lacks ": lacking, "it has also ": more, "": sizes}
         told = "; ".join(word + _some(names) for word, names in words.items() if names)
         raise Mistake(f"weights={file}: {NAMINGS[naming]}{_kind(state)}, does not fit this network: {told}")
     own = {n: torch.empty(wanted[n].shape, dtype=wanted[n].dtype).copy_(state[n].detach()) for n in both}
@@ -180,13 +180,16 @@ def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
 
 
 def _theirs(names: list[str], naming: str) -> list[str]:
-    """Our names as the file has them."""
+    """Our names as the file would have them; ours where these networks have none."""
     if naming == "depthlab":
         return names
-    theirs = BACK[naming](dict.fromkeys(names, torch.empty(0)))
-    if naming == "cifar":
-        return [re.sub(r"^fc\.", "linear.", name.replace("downsample", "shortcut")) for name in theirs]
-    return [*theirs]
+    found = []
+    for name in names:
+        (theirs,) = BACK[naming]({name: torch.empty(0)})
+        (ours,) = MAPPED[naming]({theirs: torch.empty(0)})
+        theirs = re.sub(r"^fc\.", "linear.", theirs) if naming == "cifar" else theirs
+        found.append(theirs if ours == name and "before" not in theirs else name)
+    return found
 
 
 def _some(words: Iterable[str]) -> str:

@@ -116,6 +116,9 @@ def plan(composed: DictConfig, choices: Mapping[str, str]) -> Plan:
 
     Raises Mistake.
     """
+    for group in config.OPTIONS:  # Hydra takes a file's name for an option's
+        if (option := choices.get(group)) and (option.endswith(".yaml") or ".." in option):
+            raise Mistake(f"{group}={option}: {hint(Path(option).stem, config.texts(group))}")
     for path, kind in (("", Config), ("recipe.", recipe.Recipe), ("recipe.warmup.", recipe.Warmup)):
         known = [field.name for field in fields(kind)]
         node = OmegaConf.select(composed, path[:-1]) if path else composed
@@ -242,12 +245,17 @@ def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> tuple
     composed = composed.copy()
     composed.weights, composed.rerun = None, False
     composed.epochs = composed.epochs or None
+    lengths = {key: value for key, value in config.flat(given).items() if key in ("epochs", "recipe.iterations")}
+    if all(lengths.get(key) for key in ("epochs", "recipe.iterations")):
+        raise Mistake("weights: epochs and recipe.iterations: each says how long; leave one out")
+    if lengths.get("recipe.iterations"):
+        composed.epochs = None
     known = [key for key in config.flat(config.plain(composed)) if not key.endswith(".name")]
     for key, value in config.flat(given).items():
         if key not in known:
             raise Mistake(f"weights.{key}: no such option; {hint(key, known)}")
         try:
-            whole = isinstance(value, float) and value.is_integer()
+            whole = isinstance(value, float) and value.is_integer() and type(OmegaConf.select(composed, key)) is int
             OmegaConf.update(composed, key, int(value) if whole else value)
         except OmegaConfBaseException as error:
             raise wrong_value(f"weights.{key}", str(error).split("\n", 1)[0]) from None
