@@ -168,7 +168,7 @@ def _check(key: str, word: str) -> None:
         allowed = texts(key)
         near = hint("none", allowed) if "none" in allowed else f"(allowed: {', '.join(allowed)})"
         raise Mistake(f"{key}=null: {'none is probe=[]' if key == 'probe' else near}")
-    if key in OPTIONS and not all(isinstance(name, str | Sweep) for name in names):
+    if key in OPTIONS and any(isinstance(name, int | float | list | dict) for name in names):
         how = "probe=[A,B]" if key == "probe" else f"{key}=A; several: -m {key}=A,B"
         raise Mistake(f"{word}: an option of a group is chosen by its name, as in {how}")
 
