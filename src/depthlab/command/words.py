@@ -24,7 +24,7 @@ from depthlab.training.recipe import Recipe, Warmup
 
 PATHS = ("output_dir", "folder", "data.root", "data.source", "weights", "options")
 KNOWN = {*OPTIONS, *(field.name for field in fields(Config))}
-ALONE = {*PATHS, *UNSCIENTIFIC, "experiment"}
+ALONE = {*PATHS, *UNSCIENTIFIC, "experiment", "config"}
 """What is not swept."""
 WHOLE = {
     prefix + field.name
@@ -52,23 +52,24 @@ def _once(words: Sequence[str]) -> list[str]:
     """
     if sum(bool(re.match(r"(--config-dir|-cd)(=|$)", word)) for word in words) > 1:
         raise Mistake("--config-dir: one folder")
-    given: dict[str, list[str]] = {}
+    kept, given = list[str](), dict[str, list[str]]()
     for word in words:
-        key, sign, value = word.lstrip("+").partition("=")
-        if sign and not key.startswith("-") and all(_value(word) != _value(f"{key}={v}") for v in given.get(key, [])):
-            given.setdefault(key, []).append(value)
-    for key, values in given.items():
-        if len(values) > 1:
-            both = f"{key}=[A,B]" if key == "probe" else f"several runs are a sweep, {key}={','.join(values)}"
-            swept = key == "probe" or not (key.startswith(("hydra", "config")) or key in ALONE)
-            typed = " ".join(f"{key}={value}" for value in values)
-            raise Mistake(f"{typed}: {len(values)} values for one option{f'; {both}' * swept}")
-    epochs, iterations = (given.get(key, ["null"])[0] for key in ("epochs", "recipe.iterations"))
-    trained = epochs.lower() != "null" and _value(f"epochs={epochs}") != 0  # else its twin alone is
-    if trained and iterations.lower() != "null":
-        raise Mistake(f"epochs={epochs} recipe.iterations={iterations}: each says how long; leave one out")
-    first = {word.lstrip("+").partition("=")[0]: place for place, word in reversed([*enumerate(words)])}
-    return [w for i, w in enumerate(words) if w.startswith("-") or "=" not in w or first[_key(w)] == i]
+        if "=" in word and not word.startswith("-"):
+            before = given.setdefault(_key(word), [])
+            if any(_value(word) == _value(other) for other in before):
+                continue
+            before.append(word.lstrip("+"))
+        kept.append(word)
+    for key, several in given.items():
+        if len(several) > 1:
+            values = ",".join(word.partition("=")[2] for word in several)
+            how = f"; several runs are a sweep, {key}={values}" * (key not in ALONE and not key.startswith("hydra"))
+            how = "; probe=[A,B]" if key == "probe" else how
+            raise Mistake(f"{' '.join(several)}: {len(several)} values for one option{how}")
+    epochs, iterations = (given.get(key, [f"{key}=null"])[0] for key in ("epochs", "recipe.iterations"))
+    if _value(epochs) and _value(iterations):  # with epochs=0 the twin alone is trained
+        raise Mistake(f"{epochs} {iterations}: each says how long; leave one out")
+    return kept
 
 
 def _key(word: str) -> str:
