@@ -184,7 +184,7 @@ def test_the_images_name_the_run_and_not_their_place(few, command, tmp_path_fact
     words = ["data=folder", "depth=8", "width=2", "epochs=1", "recipe.batch=4"]
 
     def names():
-        return {path.parent.name for path in few.parent.rglob("outputs/folder/*/summary.json")}
+        return {path.parent.name for path in few.rglob("outputs/folder/*/summary.json")}
 
     assert command(*words, f"data.root={few}").code == 0
     (first,) = names()
