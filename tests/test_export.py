@@ -1,5 +1,6 @@
 """What other programs compute from an exported run is what the run's network computes."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_safetensors_go_back_in(tmp_path, monkeypatch, export, words):
     net = depthlab.network(f"{TINY} {words} weights=a/new/folder/net.safetensors").eval()
     for name, tensor in depthlab.load(run).net.state_dict().items():
         assert torch.equal(net.state_dict()[name], tensor)
+
+
+def test_where_it_may_be_written(tmp_path, monkeypatch, export):
+    run = trained(tmp_path, monkeypatch, f"{TINY} data=digits")
+    assert export(run, "safetensors", "--out", "new/") == (0, "")
+    assert Path("new/network.safetensors").is_file()
+    Path("link").symlink_to("new/network.safetensors")
+    assert export(run, "safetensors", "--out", "link") == (0, "")
+    assert Path("link").is_symlink()
+    os.mkfifo("pipe")
+    code, said = export(run, "safetensors", "--out", "pipe")
+    assert (code, said.count("\n"), "is no ordinary file" in said) == (2, 1, True)
 
 
 @pytest.mark.parametrize("words", ["data=digits precision=fp64"])  # half a minute each

@@ -183,11 +183,8 @@ def test_no_root_is_told():
 def test_the_images_name_the_run_and_not_their_place(few, command, tmp_path_factory):
     words = ["data=folder", "depth=8", "width=2", "epochs=1", "recipe.batch=4"]
 
-    def names():
-        return {path.parent.name for path in few.rglob("outputs/folder/*/summary.json")}
-
     assert command(*words, f"data.root={few}").code == 0
-    (first,) = names()
+    (first,) = (path.parent.name for path in few.rglob("outputs/folder/*/summary.json"))
     moved = few.rename(tmp_path_factory.mktemp("elsewhere") / "set")
     outputs = moved / "outputs"
     os.chdir(moved)
