@@ -29,8 +29,7 @@ from depthlab.network.rounding import float32_products_put_back
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
-from depthlab.run import build, describe
-from depthlab.run import start as command
+from depthlab.run import build, describe, start
 from depthlab.run.console import log_to_console
 from depthlab.run.directory import Record, Run
 from depthlab.run.plan import HOUSE, Plan, plan
@@ -70,26 +69,23 @@ def network(words: Words) -> Network:
     with _untouched():
         planned = _planned(words)
         net = _network(planned)
-    if planned.twin:
-        with _untouched():
+        if planned.twin:
             build.from_twin(net, planned.twin, planned.images(CPU), CPU)
-    elif file := planned.config["weights"]:
-        with _untouched():
-            start = weights.fit(weights.read(**file), net, file["file"])
-            start.fill(net)
-        log_to_console()
-        log.info("weights: %s", describe.weights(planned, start))
-        if line := describe.unusual(planned, start):
-            log.warning(line)
+        elif file := planned.config["weights"]:
+            found = weights.fit(weights.read(**file), net, file["file"])
+            found.fill(net)
+            log_to_console()
+            log.info("weights: %s", describe.weights(planned, found))
+            if line := describe.unusual(planned, found):
+                log.warning(line)
     return net
 
 
 @mistakes()
 def images(words: Words) -> DataSet:
     """The command's data set, on the CPU: `.first("test", 100)` gives images and labels; `.classes`, `.shape`."""
-    planned = _planned(words)
     with _untouched():
-        return planned.images(CPU)
+        return _planned(words).images(CPU)
 
 
 @mistakes()
@@ -107,7 +103,7 @@ def run(words: Words, *, brief: bool = True) -> Record:
         sys.argv = ["depthlab.run", words if isinstance(words, str) else shlex.join(words)]
         try:
             with _untouched():
-                return command.run(*composed, brief=brief)
+                return start.run(*composed, brief=brief)
         except SystemExit as stop:
             if stop.code == 130:
                 raise KeyboardInterrupt("stopped and saved; the same call goes on") from None

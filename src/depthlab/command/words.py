@@ -66,9 +66,9 @@ def _once(words: Sequence[str]) -> list[str]:
             how = f"; several runs are a sweep, {key}={values}" * (key not in ALONE and not key.startswith("hydra"))
             how = "; probe=[A,B]" if key == "probe" else how
             raise Mistake(f"{' '.join(several)}: {len(several)} values for one option{how}")
-    epochs, iterations = (given.get(key, [f"{key}=null"])[0] for key in ("epochs", "recipe.iterations"))
-    if _value(epochs) and _value(iterations):  # with epochs=0 the twin alone is trained
-        raise Mistake(f"{epochs} {iterations}: each says how long; leave one out")
+    lengths = [given[key][0] for key in ("epochs", "recipe.iterations") if key in given]
+    if len(lengths) == 2 and all(map(_value, lengths)):  # with epochs=0 the twin alone is trained
+        raise Mistake(f"{' '.join(lengths)}: each says how long; leave one out")
     return kept
 
 

@@ -244,14 +244,12 @@ def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> tuple
         return None, {}
     composed = composed.copy()
     composed.weights, composed.rerun = None, False
-    composed.epochs = composed.epochs or None
-    lengths = {key: value for key, value in config.flat(given).items() if key in ("epochs", "recipe.iterations")}
-    if all(lengths.get(key) for key in ("epochs", "recipe.iterations")):
+    given = config.flat(given)
+    if given.get("epochs") and given.get("recipe.iterations"):
         raise Mistake("weights: epochs and recipe.iterations: each says how long; leave one out")
-    if lengths.get("recipe.iterations"):
-        composed.epochs = None
+    composed.epochs = None if given.get("recipe.iterations") else composed.epochs or None
     known = [key for key in config.flat(config.plain(composed)) if not key.endswith(".name")]
-    for key, value in config.flat(given).items():
+    for key, value in given.items():
         if key not in known:
             raise Mistake(f"weights.{key}: no such option; {hint(key, known)}")
         try:
@@ -260,7 +258,7 @@ def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> tuple
         except OmegaConfBaseException as error:
             raise wrong_value(f"weights.{key}", str(error).split("\n", 1)[0]) from None
     typed = config.flat(config.plain(composed))
-    return plan(composed, choices), {key: typed[key] for key in config.flat(given)}
+    return plan(composed, choices), {key: typed[key] for key in given}
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:
