@@ -38,7 +38,6 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from depthlab.command.compose import compose
 from depthlab.command.words import over
@@ -104,6 +103,8 @@ class Pictures(Dataset[tuple[Any, int]]):
     """Images of the shape of a data set, transformed one by one from PIL, as torchvision's CIFAR10 does."""
 
     def __init__(self, images: DataSet, count: int, augment: bool) -> None:
+        from torchvision import transforms  # a second and more: most commands need none
+
         channels, height, width = images.shape
         chance = np.random.default_rng(0)
         self.x = chance.integers(0, 256, (count, height, width, channels)).astype(np.uint8)

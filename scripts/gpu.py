@@ -3,8 +3,7 @@
     python scripts/gpu.py data OUT --source FOLDER    # reads CIFAR-10, or says what is missing
     python scripts/gpu.py check OUT      # passes against float64, resumption, graph and compile: OUT/check.json
     python scripts/gpu.py speed OUT      # images/s of what is right, against the usual loop: OUT/speed.json
-    python scripts/gpu.py options OUT    # the options of the fastest that is right, for train.py
-    python scripts/gpu.py table OUT      # all of it in words
+    python scripts/gpu.py table OUT      # all of it in words; at the end the options of the fastest that is right
 
 `--tiny`: small networks, few steps, nothing compiled, to try the script itself; it then runs on the CPU, too.
 """
@@ -264,7 +263,7 @@ def _fastest(rows: list[dict[str, Any]], depth: int) -> str | None:
 
 
 def table(checks: list[dict[str, Any]], speeds: dict[str, Any]) -> str:
-    """The checks and the speeds in lines."""
+    """The checks and the speeds in lines; in the last the options of the fastest that is right, for train.py."""
     lines = [f"checked: {len(checks)}, right: {sum(row['right'] for row in checks)}"]
     for row in checks:
         error = "failed" if row["error"] is None else f"{row['error']:.2g} (rounding alone: {row['expected']:.2g})"
@@ -281,15 +280,18 @@ def table(checks: list[dict[str, Any]], speeds: dict[str, Any]) -> str:
         more = "".join(f"{row[key]:7.2f}" for key in ("ratio", "share") if key in row)
         more += f"   predicted at most: {row['allowed']:,.0f}" if "allowed" in row else ""
         lines.append(f"  {row['depth']:4} {row['variant']:20}{told}{more}")
-    if speeds["together"]:
-        lines.append("{processes} runs at once ({variant}): {gain:.2f} times one alone".format(**speeds["together"]))
-    return "\n".join(lines)
+    options = VARIANTS[_fastest(speeds["rows"], 20) or "plain loop"]
+    if together := speeds["together"]:
+        lines.append("{processes} runs at once ({variant}): {gain:.2f} times one alone".format(**together))
+        if together["gain"] >= ENOUGH:
+            options += f" hydra.launcher.n_jobs={together['processes']}"
+    return "\n".join([*lines, f"options: {options}"])
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("data", "check", "speed", "options", "table"))
+    parser.add_argument("part", choices=("data", "check", "speed", "table"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seconds", type=float, default=120.0, help="after which speed begins nothing more")
@@ -322,12 +324,6 @@ def main() -> None:
             benchmark.planned(["data=cifar10", *([f"data.source='{given.source}'"] * bool(given.source))]).images(CPU)
         except Mistake as mistake:
             sys.exit(f"error: {mistake}")
-    elif given.part == "options":
-        found = read("speed")
-        together = found["together"]
-        several = together and together["gain"] >= ENOUGH
-        print(VARIANTS[_fastest(found["rows"], 20) or "plain loop"], end="")
-        print(f" hydra.launcher.n_jobs={together['processes']}" if several else "")
     else:
         print(table(read("check"), read("speed")))
     if begun.exists():

@@ -87,8 +87,10 @@ echo "== what is right"
 part check "${SECONDS_CHECK:-60}"
 echo "== how fast"
 part speed "$((${SECONDS_SPEED:-120} + 30))" --seconds "${SECONDS_SPEED:-120}"
-"$python" scripts/gpu.py table "$work" || echo "no table: a part is missing"
-options=$("$python" scripts/gpu.py options "$work" 2>/dev/null || echo precision=fp32)
+table=$("$python" scripts/gpu.py table "$work") || table="no table: a part is missing
+options: precision=fp32"
+echo "$table"
+options=${table##*options: }
 
 echo "== training with $options, cheapest first, until $all seconds are over"
 words=(data=cifar10 depth=20,56,110 skip=identity,none)

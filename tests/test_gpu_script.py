@@ -59,14 +59,11 @@ def test_a_course_is_held_to_what_rounding_makes_of_it():
     assert (lost["right"], lost["error"]) == (False, math.inf)
 
 
-def test_several_runs_at_once_where_that_gains(tmp_path, monkeypatch, capsys):
+def test_several_runs_at_once_where_that_gains():
     rows = [{"depth": 20, "variant": "graph", "images_s": 2.0, "ratio": 2.0}]
-    for gain, told in ((1.29, "graph=true\n"), (1.3, "graph=true hydra.launcher.n_jobs=2\n")):
-        found = {"rows": rows, "together": {"gain": gain, "processes": 2}}
-        (tmp_path / "speed.json").write_text(json.dumps(found))
-        monkeypatch.setattr(sys, "argv", ["gpu.py", "options", str(tmp_path)])
-        gpu.main()
-        assert capsys.readouterr().out == told
+    for gain, told in ((1.29, "graph=true"), (1.3, "graph=true hydra.launcher.n_jobs=2")):
+        together = {"gain": gain, "processes": 2, "variant": "graph"}
+        assert gpu.table([], {"rows": rows, "together": together}).endswith(f"\noptions: {told}")
 
 
 def test_only_what_was_checked_is_right():
