@@ -254,3 +254,12 @@ def test_labels_of_several_lines_have_room(tmp_path):
     drawn.draw_without_rendering()
     boxes = [text.get_window_extent() for text in drawn.axes[0].get_yticklabels()]
     assert all(below.y1 <= above.y0 for above, below in pairwise(boxes))
+
+
+def test_names_are_broken_between_words(tmp_path):
+    name = "looks-linear in the centre, mirrored ReLU"
+    run(tmp_path)
+    named = [replace(row, label=f"depth=110 {name}".replace(" ", "\N{NO-BREAK SPACE}")) for row in made(tmp_path)]
+    (label,) = figure.final(named).axes[0].get_yticklabels()
+    assert label.get_text() == f"depth=110 {name.replace(' ReLU', chr(10) + 'ReLU')}"
+    assert figure.filled(name, 31) == name.replace(" mirrored", "\nmirrored")

@@ -98,7 +98,7 @@ def curves(rows: list[Row]) -> Figure:
         ax.text(0.99, 0.98, words, transform=ax.transAxes, ha="right", va="top", fontsize=6.5)
         for step in sorted({step for row in inside for result in row.results for step in drops(result)}):
             ax.axvline(step, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0.5, label="_drop")
-        ax.set_title(textwrap.fill(title, 50 if columns < 3 else 31))
+        ax.set_title(filled(title, 50 if columns < 3 else 31))
         if not shared:
             add_legend(ax, styles, 46 if columns < 3 else 30)
     last = axes.flat[0]
@@ -263,7 +263,12 @@ def _over_rows(ax: Axes, kinds: dict[str, list[Row]], metric: str) -> None:
 
 
 def _wrapped(row: Row) -> str:
-    return textwrap.fill(row.label, 48)
+    return filled(row.label, 48)
+
+
+def filled(text: str, room: int) -> str:
+    """A text in lines of at most `room` letters, broken between words, inside a row's name, too."""
+    return textwrap.fill(text.replace("\N{NO-BREAK SPACE}", " "), room, break_on_hyphens=False)
 
 
 def bar(row: Row, metric: str) -> tuple[float, float]:
@@ -351,7 +356,7 @@ def add_legend(where: Axes | Figure, styles: dict[str, Style], room: int, first:
     marks = {"linewidth": WIDTHS["test"], "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
     handles: list[Line2D] = [
         *first,
-        *(Line2D([], [], color=c, marker=m, label=textwrap.fill(k, room), **marks) for k, (c, m) in styles.items()),
+        *(Line2D([], [], color=c, marker=m, label=filled(k, room), **marks) for k, (c, m) in styles.items()),
     ]
     longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     columns = max(1, min(len(handles), room // (longest + 5)))

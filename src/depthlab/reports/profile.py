@@ -4,7 +4,6 @@ in weight space (`surface`); theory as a dashed line.
 
 import math
 import statistics
-import textwrap
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -26,6 +25,7 @@ from depthlab.reports.figure import (
     add_legend,
     bar,
     differ_in_depth,
+    filled,
     key_of,
     panels_of,
     styles_of,
@@ -124,7 +124,7 @@ def over_depth(rows: list[Row], spec: Spec) -> Figure:
                 if at < depths[-1]:
                     ax.axvline(at, **(THEORY | {"color": colour, "linewidth": 1.1}), label=f"{name}: predicted")
         told = " ".join(word for word in title.split(" ") if word not in shared)
-        ax.set(title=textwrap.fill(told, 30), ylim=(-0.15, 1.05))
+        ax.set(title=filled(told, 30), ylim=(-0.15, 1.05))
         if number % columns == 0:
             ax.set_ylabel(spec.get("ylabel", _key(spec).replace("_", " ")))
         if number + columns >= len(panels):
