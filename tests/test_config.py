@@ -112,10 +112,10 @@ def test_values_become_what_the_annotation_says(base, key, given, wanted):
 
 MISTAKES = [
     ({"name": "scale"}, "toy=scale: did you mean scaled? (allowed: scaled, kinds, bare)"),
-    ({"name": None}, "toy=None: (allowed: scaled, kinds, bare)"),
-    ({}, "toy=None: (allowed: scaled, kinds, bare)"),
+    ({"name": None}, "toy=null: (allowed: scaled, kinds, bare)"),
+    ({}, "toy=null: (allowed: scaled, kinds, bare)"),
     (3, "toy=3: (allowed: scaled, kinds, bare)"),
-    (None, "toy=None: (allowed: scaled, kinds, bare)"),
+    (None, "toy=null: (allowed: scaled, kinds, bare)"),
     (SCALED | {"scal": 1}, "toy.scal=1: no such option; did you mean scale? (allowed: scale, count, flag)"),
     (SCALED | {"channels": 1}, "toy.channels=1: no such option; (allowed: scale, count, flag)"),
     ({"name": "bare", "scale": 1}, "toy.scale=1: no such option; toy=bare takes none"),

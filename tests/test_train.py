@@ -470,6 +470,9 @@ def test_weights_of_a_shallower_twin(command):
     ("words", "line"),
     [
         (("weights={dept:8}",), "error: weights.dept: no such option; did you mean depth?"),
+        (("weights={depth:{}}",), "error: weights.depth={}: a whole number"),
+        (("weights={depth:8,width:{}}",), "error: weights.width={}: a whole number"),
+        (("weights={recipe:{rate:1},recipe.rate:2}",), "error: weights.recipe.rate: two values for one option"),
         (("weights={depth:20}",), "error: weights: its layers are not among this network's; only the depth may"),
         (("weights={depth:x}",), "error: weights.depth=x: "),
         (("weights={depth:9}",), "error: depth=9: basic blocks make 6n+2 layers: nearest 8 and 14"),

@@ -30,9 +30,15 @@ class Mistake(Exception):
     """A mistake of the person at the keyboard. Its text is one line; the command exits with 2."""
 
 
+def as_typed(value: object) -> str:
+    """A value as it is typed: null, true, 0.1."""
+    python = f"{value:g}" if isinstance(value, float) else str(value)
+    return {"None": "null", "True": "true", "False": "false"}.get(python, python)
+
+
 def one_of(option: str, given: object, allowed: Iterable[object]) -> Mistake:
     """The mistake of a value outside a list: `skip=identiy: did you mean identity? (allowed: conv, ...)`."""
-    return Mistake(f"{option}={given}: {hint(str(given), allowed)}")
+    return Mistake(f"{option}={as_typed(given)}: {hint(as_typed(given), allowed)}")
 
 
 def within(option: str, given: float, low: float, high: float = inf, reason: str = "", *, ends: str = "[]") -> None:
@@ -67,7 +73,7 @@ def wrong_value(option: str, text: str, given: object = None) -> Mistake:
     allowed = next((kind for words, kind in KINDS.items() if words in text), value[2] if value else text)
     if (names := re.fullmatch(r"expected one of \[(.*)\]", allowed)) and given is not None:
         return one_of(option, given, names[1].split(", "))
-    return Mistake(f"{option}: {allowed}" if given is None else f"{option}={given}: {allowed}")
+    return Mistake(f"{option}: {allowed}" if given is None else f"{option}={as_typed(given)}: {allowed}")
 
 
 def installed() -> bool:

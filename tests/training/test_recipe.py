@@ -184,5 +184,5 @@ def test_a_constant_at_the_edge_of_its_range_is_right(he2015, key, value):
 
 def test_nesterov_needs_momentum(he2015):
     check(changed(he2015, "nesterov", True))
-    with pytest.raises(Mistake, match=r"^recipe\.nesterov=True: needs recipe\.momentum above 0$"):
+    with pytest.raises(Mistake, match=r"^recipe\.nesterov=true: needs recipe\.momentum above 0$"):
         check(changed(changed(he2015, "momentum", 0.0), "nesterov", True))

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from depthlab.config import chosen, flat, from_yaml, identity
-from depthlab.errors import Mistake, hint
+from depthlab.errors import Mistake, as_typed, hint
 from depthlab.run.directory import Record, Run
 
 ALPHA = 0.05
@@ -282,10 +282,3 @@ def _label(facts: dict[str, Any], told: list[str]) -> str:
     shown = [key for key in told or ("depth", "skip", "norm") if facts.get(key) is not None]  # one alone: its name
     shown = shown or told  # a row without a name is none
     return " ".join(f"{key}={as_typed(facts.get(key))}" for key in shown)
-
-
-def as_typed(value: Any) -> str:
-    """A value as it is typed."""
-    if value is None:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from depthlab.config import LATER
+from depthlab.errors import as_typed
 from depthlab.experiment import Ordering, Published
-from depthlab.reports.collect import ALPHA, Row, as_typed, crossings, instead, slack, spread
+from depthlab.reports.collect import ALPHA, Row, crossings, instead, slack, spread
 
 Bounds = tuple[list[float], list[float]]
 """Of each seed the least that a number can be, and the most: the number twice, where it is known."""

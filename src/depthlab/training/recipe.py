@@ -77,7 +77,7 @@ def check(recipe: Recipe) -> None:
     within("recipe.rate", recipe.rate, 0, ends="(]")
     within("recipe.momentum", recipe.momentum, 0, 1, ends="[)")
     if recipe.nesterov and not recipe.momentum:
-        raise Mistake("recipe.nesterov=True: needs recipe.momentum above 0")
+        raise Mistake("recipe.nesterov=true: needs recipe.momentum above 0")
     within("recipe.decay", recipe.decay, 0)
     within("recipe.warmup.rate", recipe.warmup.rate, 0, ends="(]")
     within("recipe.warmup.share", recipe.warmup.share, 0, 1)
