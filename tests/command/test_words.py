@@ -152,6 +152,8 @@ def test_a_whole_number_is_meant(typed, meant):
         (["skip=1"], "skip=1: an option of a group is chosen by its name"),
         (["weights={depth:8,epochs:1,recipe.iterations:5}", "depth=14"], "each says how long"),
         (["weights={depth:8,width:4,depth:20}", "depth=14"], "two values for depth"),
+        (["weights={recipe:{rate:1,rate:2}}", "depth=14"], "two values for rate"),
+        (["weights={depth:8,recipe:{rate:1},depth:20}", "depth=14"], "two values for depth"),
         (["recipe.schedule=null"], "recipe.schedule=null: (allowed: constant, "),
         (["data.normalize=true"], "data.normalize=true: (allowed: "),
         (["threads=true"], "threads=true: a whole number"),

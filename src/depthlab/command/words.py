@@ -156,9 +156,12 @@ def _check(key: str, word: str) -> None:
         raise Mistake(f"{word}: not of the form option=value{quoted * plain}")
     if key == "probe" and (file := re.search(r"([\w-]+)\.yaml", word)):
         raise Mistake(f"{word}: {hint(file[1], texts(key))}")
-    inside = re.findall(r"[{,]\s*([\w.]+)\s*:", word) if key == "weights" and word.count("{") == 1 else []
-    if twice := next((name for name in inside if inside.count(name) > 1), None):
-        raise Mistake(f"{word}: two values for {twice}")
+    text = word if key == "weights" else ""
+    while braces := re.search(r"\{([^{}]*)\}", text):
+        names = re.findall(r"([\w.]+)\s*:", braces[1])
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise Mistake(f"{word}: two values for {twice}")
+        text = text.replace(braces[0], "")
     meant = parsed.value()
     values = meant.list if isinstance(meant, ChoiceSweep) else [meant]
     if any(isinstance(value, Sweep) for value in values if value is not meant):
