@@ -349,12 +349,18 @@ def from_yaml(text: str) -> Any:
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict as one with dotted keys."""
-    items = {}
+def flat(node: dict[str, Any]) -> dict[str, Any]:
+    """A nested dict as one with dotted keys, without what is empty."""
+    return {key: value for key, value in leaves(node) if value != {}}
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each dotted key and value of a nested dict, as often as it is given, an empty dict, too."""
     for key, value in node.items():
-        items |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return items
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def again(words: list[str]) -> list[str]:

@@ -156,12 +156,8 @@ def _check(key: str, word: str) -> None:
         raise Mistake(f"{word}: not of the form option=value{quoted * plain}")
     if key == "probe" and (file := re.search(r"([\w-]+)\.yaml", word)):
         raise Mistake(f"{word}: {hint(file[1], texts(key))}")
-    text = word if key == "weights" else ""
-    while braces := re.search(r"\{([^{}]*)\}", text):
-        names = re.findall(r"([\w.]+)\s*:", braces[1])
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise Mistake(f"{word}: two values for {twice}")
-        text = text.replace(braces[0], "")
+    if key == "weights" and (twice := _named_twice(word)):
+        raise Mistake(f"{word}: two values for {twice}")
     meant = parsed.value()
     values = meant.list if isinstance(meant, ChoiceSweep) else [meant]
     if any(isinstance(value, Sweep) for value in values if value is not meant):
@@ -178,6 +174,17 @@ def _check(key: str, word: str) -> None:
     if key in OPTIONS and any(isinstance(name, int | float | list | dict) for name in names):
         how = "probe=[A,B]" if key == "probe" else f"{key}=A; several: -m {key}=A,B"
         raise Mistake(f"{word}: an option of a group is chosen by its name, as in {how}")
+
+
+def _named_twice(word: str) -> str | None:
+    """The first name that stands twice within one pair of braces, of which Hydra takes the last value."""
+    while braces := re.search(r"\{([^{}]*)\}", word):
+        names = re.findall(r"([\w.]+)\s*:", braces[1])
+        for name in names:
+            if names.count(name) > 1:
+                return name
+        word = word.replace(braces[0], "")
+    return None
 
 
 def _whole(found: re.Match[str]) -> str:

@@ -14,6 +14,8 @@ from depthlab.config import chosen, flat, from_yaml, identity
 from depthlab.errors import Mistake, as_typed, hint
 from depthlab.run.directory import Record, Run
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+"""Between the words of a row's name, which is one word of its label."""
 ALPHA = 0.05
 """What chance alone would give with at most this probability is held to be so."""
 

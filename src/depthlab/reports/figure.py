@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 from matplotlib.transforms import Affine2D, ScaledTranslation, Transform
 
-from depthlab.reports.collect import Result, Row, spread
+from depthlab.reports.collect import NO_BREAK, Result, Row, spread
 
 STYLE: dict[str, Any] = {
     "font.size": 8,
@@ -268,7 +268,7 @@ def _wrapped(row: Row) -> str:
 
 def filled(text: str, room: int) -> str:
     """A text in lines of at most `room` letters, broken between words, inside a row's name, too."""
-    return textwrap.fill(text.replace("\N{NO-BREAK SPACE}", " "), room, break_on_hyphens=False)
+    return textwrap.fill(text.replace(NO_BREAK, " "), room, break_on_hyphens=False)
 
 
 def bar(row: Row, metric: str) -> tuple[float, float]:

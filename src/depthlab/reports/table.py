@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from depthlab.config import FOLDERS, LATER, command, experiment_rows, experiment_seeds, report_command, swept
-from depthlab.reports.collect import Result, Row, instead, load, rows, spread
+from depthlab.reports.collect import NO_BREAK, Result, Row, instead, load, rows, spread
 from depthlab.reports.verdict import Verdict, judge, matches, select, shown, told
 
 CAPTIONS = {
@@ -23,7 +23,6 @@ CAPTIONS = {
 
 MANY = 6
 """So many different commands are too many to be listed."""
-NO_BREAK = "\N{NO-BREAK SPACE}"
 NOTHING = ("none", "fixup")
 """Options of a group that are none: Fixup's scalars normalise nothing."""
 OPTIMIZER = "recipe.optimizer.name"

@@ -1,6 +1,6 @@
 """From a composed config to the objects that it names, checked before anything is written."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -244,10 +244,10 @@ def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> tuple
         return None, {}
     composed = composed.copy()
     composed.weights, composed.rerun = None, False
-    leaves = [*_leaves(given)]
-    given = dict(leaves)
+    names = [name for name, _ in config.leaves(given)]
+    given = dict(config.leaves(given))
     for key in given:
-        if [name for name, _ in leaves].count(key) > 1:
+        if names.count(key) > 1:
             raise Mistake(f"weights.{key}: two values for one option")
     if given.get("epochs") and given.get("recipe.iterations"):
         raise Mistake("weights: epochs and recipe.iterations: each says how long; leave one out")
@@ -263,15 +263,6 @@ def _twin(composed: DictConfig, given: Any, choices: Mapping[str, str]) -> tuple
             raise wrong_value(f"weights.{key}", str(error).split("\n", 1)[0]) from None
     typed = config.flat(config.plain(composed))
     return plan(composed, choices), {key: typed[key] for key in given}
-
-
-def _leaves(given: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each option by its whole name, as often as it is given, an empty one, too."""
-    for key, value in given.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:
