@@ -35,6 +35,26 @@ def float64_by_default():
         torch.set_default_dtype(torch.float32)
 
 
+@contextmanager
+def bfloat16_products():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@contextmanager
+def without_onednn():
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+        assert not torch.backends.mkldnn.enabled
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
 SHORT = "data=digits depth=8 width=4 recipe.iterations=3"
 
 
@@ -272,18 +292,21 @@ def test_torn_quotes_are_a_mistake():
         lambda: torch.autocast("cpu", torch.bfloat16),
         lambda: torch.device("meta"),
         float64_by_default,
+        bfloat16_products,  # another result on CPUs with instructions for it
+        without_onednn,
     ],
 )
 def test_what_is_around_a_call_does_not_change_its_result(around):
-    wanted = depthlab.run(f"{SHORT} output_dir=wanted")["final"]
+    words = "data=digits depth=8 recipe.iterations=3"
+    wanted = depthlab.run(f"{words} output_dir=wanted")["final"]
     with around():
-        assert depthlab.run(SHORT)["final"] == wanted
+        assert depthlab.run(words)["final"] == wanted
         (row,) = depthlab.runs()
         loaded = depthlab.load(row["path"])
         x, y = loaded.data.first("test", 8)
         assert (x.dtype, loaded.net.head.weight.dtype) == (torch.float32, torch.float32)
-        assert depthlab.images(SHORT).first("test", 8)[0].equal(x)
-        weights = f"{SHORT} weights={row['path']}/checkpoint.pt"
+        assert depthlab.images(words).first("test", 8)[0].equal(x)
+        weights = f"{words} weights={row['path']}/checkpoint.pt"
         assert depthlab.network(weights).head.weight.equal(loaded.net.head.weight)
         seen = depthlab.probe(loaded.net, x, y, "gradients")
     assert seen == depthlab.probe(loaded.net, x, y, "gradients")

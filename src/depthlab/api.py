@@ -25,7 +25,7 @@ from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
 from depthlab.network.resnet import Network
-from depthlab.network.rounding import float32_products_put_back
+from depthlab.network.rounding import float32_products, float32_products_put_back
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
@@ -230,11 +230,11 @@ def _network(planned: Plan) -> Network:
 def _untouched() -> Iterator[None]:
     """Inside, depthlab sets torch's random streams, threads, treatment of subnormal numbers and precision on GPUs as
     it likes; torch.export, for one, refuses a precision that is not the usual one. All threads of the process share
-    these, so that one of them is inside at a time. The caller's default dtype and device, autocast and no_grad, which
-    would make another result, do not reach inside.
+    these, so that one of them is inside at a time. What the caller has set that would make another result does not
+    reach inside: the default dtype and device, autocast, no_grad, the precision of products, oneDNN switched off.
     """
     with ONE_AT_A_TIME:
-        benchmark = torch.backends.cudnn.benchmark
+        benchmark, onednn = torch.backends.cudnn.benchmark, torch.backends.mkldnn.enabled
         threads = torch.get_num_threads()
         dtype = torch.get_default_dtype()
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
@@ -250,11 +250,13 @@ def _untouched() -> Iterator[None]:
                 torch.set_default_dtype(torch.float32)
                 inside.enter_context(torch.random.fork_rng(devices))
                 inside.enter_context(float32_products_put_back())
+                float32_products("ieee")
+                torch.backends.mkldnn.enabled = True
                 yield
         finally:
             torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
-            torch.backends.cudnn.benchmark = benchmark
+            torch.backends.cudnn.benchmark, torch.backends.mkldnn.enabled = benchmark, onednn
             torch.set_flush_denormal(False)
 
 

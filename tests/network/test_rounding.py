@@ -76,17 +76,21 @@ def test_products_without_instructions_by_hand(without_instructions, dtype):
 
 @pytest.mark.parametrize("words", ["norm=batch", "norm=layer", "skip=identity", "network=mlp", "weight=standardised"])
 def test_half_precision_without_instructions_is_torchs_to_rounding(without_instructions, words):
-    torch.manual_seed(0)
-    net = depthlab.network(over(["depth=8", "skip=none", "data=digits"], words)).train()
-    x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
-    gradients = []
-    for context in (half_precision(torch.bfloat16, "cpu"), torch.autocast("cpu", torch.bfloat16)):
-        with context:
-            logits = net(x)
-        assert logits.dtype == torch.bfloat16
-        found = torch.autograd.grad(functional.cross_entropy(logits.float(), y), [*net.parameters()])
-        gradients.append(torch.cat([g.flatten() for g in found]))
-    assert functional.cosine_similarity(*gradients, 0) > 0.999
+    """Mostly: where float32 sums in another order fall on two sides of a half, a ReLU may flip, and all behind it."""
+    agreement = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = depthlab.network(over(["depth=8", "skip=none", "data=digits", f"seed={seed}"], words)).train()
+        x, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+        gradients = []
+        for context in (half_precision(torch.bfloat16, "cpu"), torch.autocast("cpu", torch.bfloat16)):
+            with context:
+                logits = net(x)
+            assert logits.dtype == torch.bfloat16
+            found = torch.autograd.grad(functional.cross_entropy(logits.float(), y), [*net.parameters()])
+            gradients.append(torch.cat([g.flatten() for g in found]))
+        agreement.append(functional.cosine_similarity(*gradients, 0))
+    assert torch.stack(agreement).median() > 0.9999, agreement  # to float64's gradient bf16 has 0.985 to 0.999
 
 
 @pytest.mark.parametrize("context", [lambda: half_precision(torch.bfloat16, "cpu"), lambda: rounded_operands(10)])

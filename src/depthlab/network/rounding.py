@@ -25,14 +25,16 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 
 
 def float32_products(precision: str) -> None:
-    """How a GPU computes products of float32 numbers, in all threads: `ieee`, or `tf32` by its tensor cores."""
-    for backend in _backends():
-        backend.fp32_precision = precision
+    """How a GPU computes products of float32 numbers, in all threads: `ieee`, or `tf32` by its tensor cores. A CPU,
+    some of which have instructions for bfloat16, computes `ieee`.
+    """
+    for backend, wanted in zip(_backends(), [precision, precision, "ieee", "ieee"], strict=True):
+        backend.fp32_precision = wanted
 
 
 @contextmanager
 def float32_products_put_back() -> Iterator[None]:
-    """Inside, a GPU may compute products of float32 numbers in another way."""
+    """Inside, products of float32 numbers may be computed in another way."""
     before = [backend.fp32_precision for backend in _backends()]
     try:
         yield
@@ -42,7 +44,8 @@ def float32_products_put_back() -> Iterator[None]:
 
 
 def _backends() -> list[Any]:
-    return [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # pyrefly: ignore[missing-attribute]
+    gpu = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # pyrefly: ignore[missing-attribute]
+    return [*gpu, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv]  # pyrefly: ignore[missing-attribute]
 
 
 PRODUCTS = (functional.conv2d, functional.linear)
