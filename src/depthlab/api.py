@@ -251,7 +251,7 @@ def _untouched() -> Iterator[None]:
                 inside.enter_context(torch.random.fork_rng(devices))
                 inside.enter_context(float32_products_put_back())
                 float32_products("ieee")
-                torch.backends.mkldnn.enabled = True
+                torch.backends.mkldnn.enabled = True  # pyrefly: ignore[bad-assignment]
                 yield
         finally:
             torch.set_default_dtype(dtype)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import depthlab
 from depthlab.network import activation, densenet, norm, skip, unit
 from depthlab.network.graph import compiled
 from depthlab.network.resnet import resnet
@@ -132,3 +133,37 @@ def test_hooks_are_seen_where_the_units_are_compiled():
             (seen,) = found
         assert seen.shape == (4, 4, 8, 8)
     assert all(unit._compiled_call_impl is not None for unit in net.units)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "seen"),
+    [
+        ("gradients", "norm=none", ["layer_factor", "weights_factor"]),
+        ("lambda_product", "norm=none skip=scaled", ["first_gradient", "first_shortcut", "shortcut_factor"]),
+        ("paths", "norm=none skip=identity", ["gradient_share"]),
+        ("gradient_correlation", "norm=none skip=none", ["correlation", "decay_factor"]),
+        ("shattered_gradients", "norm=none skip=none", ["autocorrelation"]),
+        ("norm_effects", "norm=batch skip=none", ["gradient_factors"]),
+    ],
+)
+def test_a_gradient_whose_square_float32_cannot_hold_is_measured(name, words, seen):
+    """A head this small makes all gradients smaller by a power of two, exactly."""
+    x, y = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    found = []
+    for size in (2.0**-30, 2.0**-95):
+        net = depthlab.network(f"depth=14 width=4 data=digits {words}")
+        with torch.no_grad():
+            net.head.weight.mul_(size)
+        found.append({key: value for key, value in depthlab.probe(net, x, y, name).items() if key in seen})
+    assert found[0].keys() == {*seen}
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("size", [2.0**-80, 2.0**80])
+def test_a_signal_whose_square_float32_cannot_hold_is_measured(size):
+    net = depthlab.network("depth=14 width=4 data=digits norm=none skip=identity")
+    x, y = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    usual, other = (depthlab.probe(net, images, y, "activations") for images in (x, x * size))
+    assert other["variance_factor"] == usual["variance_factor"]
+    assert other["unit_variance"] == [variance * size**2 for variance in usual["unit_variance"]]
+    assert other["deviation"] == [deviation * size for deviation in usual["deviation"]]

@@ -29,12 +29,12 @@ def activations(net: Network, x: Tensor, y: Tensor, rate: float) -> Values:
     ):
         net(x)
     signals = [*first, *outputs]
-    variance = [signal.var(correction=0).item() for signal in signals]
+    variance = [signal.double().var(correction=0).item() for signal in signals]
     half = variance[len(units) // 2 :]
     channels = [activation.transpose(0, 1).flatten(1) for activation in after]
     dead = [(channel <= 0).all(1).float().mean().item() for channel in channels]
     always = [(channel > 0).all(1).float().mean().item() for channel in channels]
-    deviation = [answer.std(correction=0).item() for answer in answers]
+    deviation = [answer.double().std(correction=0).item() for answer in answers]
     return {
         "unit_variance": variance,
         "unit_mean": [signal.mean().item() for signal in signals],

@@ -64,10 +64,11 @@ def covariate_shift(net: Network, x: Tensor, y: Tensor, rate: float, *, step: fl
 
 def moments(signal: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel over images and pixels: (N, C, ...) -> (C,), (C,)."""
-    variance, mean = torch.var_mean(signal.detach().transpose(0, 1).flatten(1), dim=1, correction=0)
+    variance, mean = torch.var_mean(signal.detach().double().transpose(0, 1).flatten(1), dim=1, correction=0)
     return mean, variance
 
 
 def relative(before: Tensor, after: Tensor) -> float:
     """|after - before| / |before|."""
+    before, after = before.double(), after.double()
     return ((after - before).norm() / before.norm()).item()

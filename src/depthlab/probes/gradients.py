@@ -49,4 +49,5 @@ def _norms(net: Network, x: Tensor, y: Tensor, weights: list[nn.Parameter]) -> l
     """At each unit's input, at the last one's output, and at the weights."""
     with recorded(net.units, inputs=True) as inputs, recorded(net.units[-1:]) as outputs:
         loss = functional.cross_entropy(net(x), y)
-    return [gradient.norm().item() for gradient in torch.autograd.grad(loss, [*inputs, *outputs, *weights])]
+    found = torch.autograd.grad(loss, [*inputs, *outputs, *weights])
+    return [gradient.double().norm().item() for gradient in found]

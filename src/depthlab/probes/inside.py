@@ -1,4 +1,7 @@
-"""What every probe needs: a network that is left as it was, its layers by name, what passes through them."""
+"""What every probe needs: a network that is left as it was, its layers by name, what passes through them.
+
+Probes add squares in float64: float32 holds a signal of 1e20 or a gradient of 1e-20, but not its square.
+"""
 
 import math
 import multiprocessing

@@ -59,7 +59,7 @@ def _factors(net: Network, x: Tensor, y: Tensor) -> tuple[list[float], list[floa
     carried = zip(_norms(loss, entering), _norms(loss, outputs), strict=True)
     with torch.no_grad():
         scaled = [skip(h, torch.zeros_like(h)) for (_, skip), h in zip(joins, entering, strict=True)]
-    lambdas = [(y.norm() / h.norm()).item() for y, h in zip(scaled, entering, strict=True)]
+    lambdas = [(y.double().norm() / h.double().norm()).item() for y, h in zip(scaled, entering, strict=True)]
     return [(h / y).item() for h, y in carried], lambdas
 
 
@@ -68,7 +68,7 @@ def _constant(branch: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> T
 
 
 def _norms(loss: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    return [gradient.norm() for gradient in torch.autograd.grad(loss, tensors, retain_graph=True)]
+    return [gradient.double().norm() for gradient in torch.autograd.grad(loss, tensors, retain_graph=True)]
 
 
 def _backwards(factors: list[float]) -> list[float]:

@@ -41,7 +41,7 @@ def norm_effects(
     net.train()
     changes, factors = rescaled(net, before_norm, x, y, factor)
     noise = batch_noise(net, before_norm, x, sizes, draws, torch.Generator().manual_seed(seed))
-    rates = [rate / layer.get_parameter("weight").square().sum().item() for layer in before_norm]
+    rates = [rate / layer.get_parameter("weight").double().square().sum().item() for layer in before_norm]
     return {
         "output_changes": changes,
         "output_change": max(changes),
@@ -67,7 +67,7 @@ def rescaled(
         for name in (name_of[module.get_parameter("weight")] for module in modules):
             _, after = loss_and_gradient(net, theta | {name: factor * theta[name]}, x, y, of=[name])
             changes.append(relative(logits, output[0].detach()))
-            factors.append((after[name].norm() / before[name].norm()).item())
+            factors.append((after[name].double().norm() / before[name].double().norm()).item())
     return changes, factors
 
 

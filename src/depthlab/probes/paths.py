@@ -43,7 +43,7 @@ def paths(net: Network, x: Tensor, y: Tensor, rate: float, *, draws: int, seed: 
     gradient = [0.0] * (n + 1)
     for k in progress([n] if plain else range(n + 1), "paths", "lengths"):
         sets = [torch.randperm(n, generator=random)[:k].tolist() for _ in range(draws)]
-        norms = [path_gradient(net, x, y, {units[i] for i in places}).norm().item() for places in sets]
+        norms = [path_gradient(net, x, y, {units[i] for i in places}).double().norm().item() for places in sets]
         gradient[k] = statistics.fmean(norms)
     counts = [float(k == n) if plain else math.comb(n, k) / 2**n for k in range(n + 1)]
     carried = [count * g for count, g in zip(counts, gradient, strict=True)]
