@@ -93,6 +93,13 @@ def test_networks_of_cifar_need_no_data(words):
     assert [*Path().iterdir()] == []
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_subnormal_numbers_are_treated_as_before(flush):
+    torch.set_flush_denormal(flush)
+    depthlab.run(SHORT)
+    assert (torch.tensor(2.0**-140) * 1 == 0) == flush
+
+
 def test_nothing_global_is_left_behind():
     torch.manual_seed(5)
     torch.set_num_threads(2)

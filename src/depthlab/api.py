@@ -237,6 +237,7 @@ def _untouched() -> Iterator[None]:
         benchmark, onednn = torch.backends.cudnn.benchmark, torch.backends.mkldnn.enabled
         threads = torch.get_num_threads()
         dtype = torch.get_default_dtype()
+        flushed = not (torch.tensor(2.0**-140, dtype=torch.float32, device=CPU) * 1).item()  # torch has no getter
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         try:
             with ExitStack() as inside:
@@ -257,7 +258,7 @@ def _untouched() -> Iterator[None]:
             torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
             torch.backends.cudnn.benchmark, torch.backends.mkldnn.enabled = benchmark, onednn
-            torch.set_flush_denormal(False)
+            torch.set_flush_denormal(flushed)
 
 
 def _found(folder: Path) -> list[Result | str]:
