@@ -55,7 +55,7 @@ def main() -> None:
     lines = from_yaml(file.read_text())["experiment"].get("beside")
     if not lines:
         parser.error(f"{name}: compares no lines beside each other; cures and optimizers do")
-    usual = ["recipe.rate=1e-5", *(more or ["data=digits", "depth=56"])]  # a step's time, whatever it learns
+    usual = ["recipe.rate=1e-30", *(more or ["data=digits", "depth=56"])]  # no step moves, so that none diverges
     runs = {line: training(over(usual, *words.split())) for line, words in lines.items()}
     taken: dict[str, list[float]] = {line: [] for line in runs}
     for _ in tqdm(range(ROUNDS)):
