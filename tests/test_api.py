@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,33 +27,31 @@ from depthlab.command.words import over
 
 
 @contextmanager
-def float64_by_default():
-    torch.set_default_dtype(torch.float64)
+def setting(put, get, value, usual):
+    """Inside, a setting of the caller's has this value; a call has left it so."""
+    put(value)
     try:
         yield
-        assert torch.get_default_dtype() == torch.float64
+        assert get() == value
     finally:
-        torch.set_default_dtype(torch.float32)
+        put(usual)
 
 
-@contextmanager
-def bfloat16_products():
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-@contextmanager
-def without_onednn():
-    torch.backends.mkldnn.enabled = False
-    try:
-        yield
-        assert not torch.backends.mkldnn.enabled
-    finally:
-        torch.backends.mkldnn.enabled = True
+SETTINGS = {
+    "default dtype": (torch.set_default_dtype, torch.get_default_dtype, torch.float64, torch.float32),
+    "bfloat16 products": (  # another result on CPUs with instructions for it
+        torch.set_float32_matmul_precision,
+        torch.get_float32_matmul_precision,
+        "medium",
+        "highest",
+    ),
+    "no oneDNN": (
+        lambda value: setattr(torch.backends.mkldnn, "enabled", value),
+        lambda: torch.backends.mkldnn.enabled,
+        False,
+        True,
+    ),
+}
 
 
 SHORT = "data=digits depth=8 width=4 recipe.iterations=3"
@@ -298,9 +297,7 @@ def test_torn_quotes_are_a_mistake():
         torch.inference_mode,
         lambda: torch.autocast("cpu", torch.bfloat16),
         lambda: torch.device("meta"),
-        float64_by_default,
-        bfloat16_products,  # another result on CPUs with instructions for it
-        without_onednn,
+        *(pytest.param(partial(setting, *those), id=name) for name, those in SETTINGS.items()),
     ],
 )
 def test_what_is_around_a_call_does_not_change_its_result(around):

@@ -25,7 +25,7 @@ from depthlab.data.dataset import DataSet
 from depthlab.errors import Mistake, one_of
 from depthlab.network import weights
 from depthlab.network.resnet import Network
-from depthlab.network.rounding import float32_products, float32_products_put_back
+from depthlab.network.rounding import float32_products_inside
 from depthlab.probes.inside import untouched
 from depthlab.reports import collect
 from depthlab.reports.collect import Result
@@ -228,8 +228,8 @@ def _network(planned: Plan) -> Network:
 
 @contextmanager
 def _untouched() -> Iterator[None]:
-    """Inside, depthlab sets torch's random streams, threads, treatment of subnormal numbers and precision on GPUs as
-    it likes; torch.export, for one, refuses a precision that is not the usual one. All threads of the process share
+    """Inside, depthlab sets torch's random streams, threads, treatment of subnormal numbers and precision as it
+    likes; torch.export, for one, refuses a precision that is not the usual one. All threads of the process share
     these, so that one of them is inside at a time. What the caller has set that would make another result does not
     reach inside: the default dtype and device, autocast, no_grad, the precision of products, oneDNN switched off.
     """
@@ -250,8 +250,7 @@ def _untouched() -> Iterator[None]:
                     inside.enter_context(CPU)
                 torch.set_default_dtype(torch.float32)
                 inside.enter_context(torch.random.fork_rng(devices))
-                inside.enter_context(float32_products_put_back())
-                float32_products("ieee")
+                inside.enter_context(float32_products_inside("ieee"))
                 torch.backends.mkldnn.enabled = True  # pyrefly: ignore[bad-assignment]
                 yield
         finally:

@@ -12,7 +12,7 @@ from torch.nn import functional
 import depthlab
 from depthlab.errors import Mistake
 from depthlab.network import activation, norm, skip, unit
-from depthlab.network.rounding import float32_products, float32_products_put_back, half_precision, rounded
+from depthlab.network.rounding import float32_products_inside, half_precision, rounded
 from depthlab.probes import gradient_precision
 from depthlab.probes.gradient_precision import cosine, flipped, gradient
 
@@ -74,8 +74,7 @@ def test_half_formats_are_what_a_run_computes(form):
 def test_a_gpu_computes_float32_as_it_is_also_where_the_run_takes_tf32():
     inside, net = [], made(depth=8)
     net.stem.register_forward_hook(lambda *_: inside.append(torch.backends.cuda.matmul.fp32_precision))
-    with float32_products_put_back():
-        float32_products("tf32")
+    with float32_products_inside("tf32"):
         gradient_precision(net, X, Y, 0.1, formats=["fp32"])
         assert inside == ["ieee", "ieee"]
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"

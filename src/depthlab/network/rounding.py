@@ -33,10 +33,11 @@ def float32_products(precision: str) -> None:
 
 
 @contextmanager
-def float32_products_put_back() -> Iterator[None]:
-    """Inside, products of float32 numbers may be computed in another way."""
+def float32_products_inside(precision: str) -> Iterator[None]:
+    """Inside, `float32_products` of this precision, or of what is set there; then what was before."""
     before = [backend.fp32_precision for backend in _backends()]
     try:
+        float32_products(precision)
         yield
     finally:
         for backend, precision in zip(_backends(), before, strict=True):

@@ -12,13 +12,7 @@ from torch.nn import functional
 
 from depthlab.errors import Mistake
 from depthlab.network.resnet import Network
-from depthlab.network.rounding import (
-    BITS,
-    float32_products,
-    float32_products_put_back,
-    half_precision,
-    rounded_operands,
-)
+from depthlab.network.rounding import BITS, float32_products_inside, half_precision, rounded_operands
 from depthlab.probes.covariate_shift import relative
 from depthlab.probes.inside import Values, layers, nonlinearities, recorded
 
@@ -95,8 +89,7 @@ def gradient(
                 factor = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
                 parameter.mul_(1 + size * factor.to(parameter.device))
     torch.manual_seed(0)  # the same masks of dropout
-    with float32_products_put_back():
-        float32_products("ieee")
+    with float32_products_inside("ieee"):
         with recorded(nonlinearities(twin), inputs=True) as signals, _format(form, x.device):
             loss = functional.cross_entropy(twin(x.to(twin.head.weight.dtype)), y)
         own = [layer.get_parameter("weight") for _, layer, _ in layers(twin)]
